@@ -1,0 +1,1 @@
+"""Networks: built by name, one forward for all of them."""
