@@ -1,0 +1,55 @@
+"""Cross-entropy with the label: the supervised part of every recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdray.errors import ConfigError
+from kdray.objectives.contract import LOSS, Objective, ObjectiveConfig, Setup, StepInfo, Targets
+from kdray.objectives.registry import register
+
+if TYPE_CHECKING:
+    from kdray.models.outputs import Outputs
+
+
+class CEConfig(ObjectiveConfig):
+    """`label_smoothing` in [0, 1): the share of the target that is spread over all classes."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean over rows of -log softmax(logits)[label]; logits [n, C], labels int64 [n], scalar out."""
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+@register("ce")
+class CE(Objective):
+    """Cross-entropy with the labels, over all views."""
+
+    config = CEConfig
+    provenance = "paper"
+    family = "supervised"
+    source = "Label smoothing: Szegedy et al., CVPR 2016"
+    options: CEConfig
+
+    def __init__(self, options: CEConfig, setup: Setup) -> None:
+        super().__init__(options, setup)
+        if setup.student.num_classes is None:
+            raise ConfigError(f"{setup.student.name} has no classifier", fix="Build the student with its classes")
+
+    def forward(
+        self,
+        targets: Targets,
+        student: Outputs,
+        teacher: Outputs | None,
+        student_head: nn.Linear | None,
+        teacher_head: nn.Linear | None,
+        step: StepInfo,
+    ) -> dict[str, Tensor]:
+        assert student.logits is not None
+        return {LOSS: cross_entropy(student.logits, targets.row_labels, self.options.label_smoothing)}

@@ -1,0 +1,230 @@
+"""The objectives of an experiment as one module: `ObjectiveSet`, and `Composite` for a method made of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kdray.errors import ConfigError
+from kdray.objectives.contract import (
+    LOSS,
+    NOTHING,
+    LossReport,
+    Needs,
+    Objective,
+    ObjectiveConfig,
+    Setup,
+    StepInfo,
+    Targets,
+)
+from kdray.objectives.registry import Entry, parse
+
+if TYPE_CHECKING:
+    from kdray.models.outputs import Outputs
+
+
+class ObjectiveSet(nn.Module):
+    """All objectives of an experiment: their weighted sum, their parts, their heads and their state.
+
+    `parameters()` are the heads of the members and nothing else; give them to the optimizer and their gradients to
+    DDP. `state_dict()` holds heads and banks exactly; plain tensors, so `torch.load(weights_only=True)` reads it.
+    Banks are equal on all workers by construction: they are excluded from DDP's buffer broadcast where this module is
+    what DDP wraps (`state_names` lists them for a wrapper around it).
+    """
+
+    def __init__(self, objectives: Mapping[str, Any], setup: Setup, where: str = "objectives") -> None:
+        """Build every objective of weight above 0 for `setup`.
+
+        Raises:
+            ConfigError: as `parse`, or an objective needs what the teacher, the views or the data of `setup` do not
+            give.
+        """
+        super().__init__()
+        entries = [entry for entry in parse(objectives, where) if entry.options.weight > 0]
+        if not entries:
+            raise ConfigError("every objective has weight 0", where=where, fix="Give one of them a weight")
+        self.needs = NOTHING
+        self.members = nn.ModuleDict()
+        self._names: dict[str, str] = {}
+        for entry in entries:
+            wanted = entry.objective.needs(entry.options)
+            _check(entry, wanted, setup, f"{where}.{entry.name}")
+            self.needs |= wanted
+            key = entry.name.replace(".", "/")  # a module's key must not hold a dot
+            if hasattr(self.members, key):
+                raise ConfigError("this name is taken by the module's own methods", where=f"{where}.{entry.name}")
+            try:
+                self.members[key] = entry.objective(entry.options, setup)
+            except ConfigError as error:
+                path = f"{where}.{entry.name}" + (f".{error.where}" if error.where else "")
+                raise type(error)(error.problem, where=path, fix=error.fix) from None
+            self._names[key] = entry.name
+        # DDP reads this attribute of the module it wraps.
+        self._ddp_params_and_buffers_to_ignore = self.state_names
+
+    @property
+    def state_names(self) -> list[str]:
+        """Names of all buffers (banks, centroids, constants), as in `named_buffers()`."""
+        return [name for name, _ in self.named_buffers()]
+
+    def forward(
+        self,
+        targets: Targets,
+        student: Outputs,
+        teacher: Outputs | None,
+        student_head: nn.Linear | None,
+        teacher_head: nn.Linear | None,
+        step: StepInfo,
+    ) -> LossReport:
+        """The loss of one step, in float32 (float64 where an input is) whatever the autocast around it."""
+        parts: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        device_type = student.pooled.device.type
+        with torch.autocast(device_type, enabled=False):
+            dtype = _compute_dtype(student, teacher)
+            student = _cast(student, dtype)
+            if teacher is not None:
+                teacher = _cast(teacher, dtype, detach=True)
+            # The student takes part even where no objective reads its logits: DDP waits for every gradient.
+            total = 0.0 * (student.pooled if student.logits is None else student.logits).sum()
+            for key, member in self.members.items():
+                assert isinstance(member, Objective)
+                name, weight = self._names[key], member.options.weight_at(step)
+                if weight == 0.0:
+                    weights[name] = 0.0
+                    total = total + _nothing(member.parameters(), total)
+                    continue
+                inner = member.part_weights(step)
+                values = member(targets, student, teacher, student_head, teacher_head, step)
+                for part in dict.fromkeys([*values, *inner]):
+                    label = name if part == LOSS else f"{name}.{part}"
+                    weights[label] = weight * inner.get(part, 1.0)
+                    if part in values:
+                        parts[label] = values[part].detach()
+                    if part in values and weights[label] != 0.0:
+                        total = total + weights[label] * values[part]
+                total = total + _nothing(member.idle_parameters(step), total)
+        return LossReport(total, parts, weights)
+
+
+class Composite(Objective):
+    """A method made of methods: each member has its own sub-config (a field of the same name), weight and schedule."""
+
+    members_of: ClassVar[dict[str, type[Objective]]]
+
+    def __init__(self, options: ObjectiveConfig, setup: Setup) -> None:
+        super().__init__(options, setup)
+        self.members = nn.ModuleDict()
+        for name, cls in self.members_of.items():
+            inner = getattr(options, name)
+            if inner.weight > 0:
+                try:
+                    self.members[name] = cls(inner, setup)
+                except ConfigError as error:
+                    path = name + (f".{error.where}" if error.where else "")
+                    raise type(error)(error.problem, where=path, fix=error.fix) from None
+
+    @classmethod
+    def needs(cls, options: Any) -> Needs:
+        total = NOTHING
+        for name, member in cls.members_of.items():
+            inner = getattr(options, name)
+            if inner.weight > 0:
+                total |= member.needs(inner)
+        return total
+
+    @classmethod
+    def bank_bytes(cls, options: Any, setup: Setup) -> int:
+        members = [(member, getattr(options, name)) for name, member in cls.members_of.items()]
+        return sum(member.bank_bytes(inner, setup) for member, inner in members if inner.weight > 0)
+
+    def _active(self, step: StepInfo) -> Iterator[tuple[str, Objective, float]]:
+        for name, member in self.members.items():
+            assert isinstance(member, Objective)
+            yield name, member, member.options.weight_at(step)
+
+    def part_weights(self, step: StepInfo) -> dict[str, float]:
+        weights = {}
+        for name, member, weight in self._active(step):
+            weights[name] = weight
+            for part, inner in member.part_weights(step).items():
+                weights[name if part == LOSS else f"{name}.{part}"] = weight * inner
+        return weights
+
+    def idle_parameters(self, step: StepInfo) -> Iterator[nn.Parameter]:
+        for _, member, weight in self._active(step):
+            yield from member.parameters() if weight == 0.0 else member.idle_parameters(step)
+
+    def forward(
+        self,
+        targets: Targets,
+        student: Outputs,
+        teacher: Outputs | None,
+        student_head: nn.Linear | None,
+        teacher_head: nn.Linear | None,
+        step: StepInfo,
+    ) -> dict[str, Tensor]:
+        parts: dict[str, Tensor] = {}
+        for name, member, weight in self._active(step):
+            if weight != 0.0:
+                values = member(targets, student, teacher, student_head, teacher_head, step)
+                parts |= {name if part == LOSS else f"{name}.{part}": value for part, value in values.items()}
+        return parts
+
+
+def _check(entry: Entry, needs: Needs, setup: Setup, where: str) -> None:
+    """Raise ConfigError where `setup` does not give what an objective needs."""
+    teacher = setup.teacher
+    if needs.teacher and teacher is None:
+        raise ConfigError(
+            "this objective needs a teacher", where=where, fix="Add `teacher:` or leave the objective out"
+        )
+    if needs.teacher_logits and teacher is not None:
+        if teacher.num_classes is None:
+            fix = "Give the teacher a classifier, or use objectives that read features"
+            raise ConfigError(f"it needs logits, and {teacher.name} has no classifier", where=where, fix=fix)
+        if teacher.num_classes != setup.num_classes:
+            problem = (
+                f"it compares logits: {teacher.name} has {teacher.num_classes} classes, the data {setup.num_classes}"
+            )
+            raise ConfigError(problem, where=where, fix="Use a teacher of the same classes")
+    if setup.views < needs.min_views:
+        problem = f"it needs {needs.min_views} views of every image, and data.views is {setup.views}"
+        raise ConfigError(problem, where=where, fix=f"Set data.views to {needs.min_views}")
+    if needs.labels and (setup.labels is None or len(setup.labels) != setup.num_samples):
+        given = "none" if setup.labels is None else str(len(setup.labels))
+        raise ConfigError(f"it needs the labels of all {setup.num_samples} samples, and has {given}", where=where)
+
+
+def _compute_dtype(*outputs: Outputs | None) -> torch.dtype:
+    dtype = torch.float32
+    for one in outputs:
+        if one is not None:
+            dtype = torch.promote_types(dtype, one.pooled.dtype)
+            dtype = dtype if one.logits is None else torch.promote_types(dtype, one.logits.dtype)
+    return dtype
+
+
+def _cast(outputs: Outputs, dtype: torch.dtype, detach: bool = False) -> Outputs:
+    def one(x: Tensor) -> Tensor:
+        return (x.detach() if detach else x).to(dtype)
+
+    return replace(
+        outputs,
+        logits=None if outputs.logits is None else one(outputs.logits),
+        pooled=one(outputs.pooled),
+        stages=[one(x) for x in outputs.stages],
+        preact=[one(x) for x in outputs.preact],
+    )
+
+
+def _nothing(parameters: Iterable[nn.Parameter], like: Tensor) -> Tensor:
+    """A zero that depends on `parameters`: they are idle now, and DDP waits for a gradient of every one of them."""
+    zero = torch.zeros_like(like)
+    for parameter in parameters:
+        zero = zero + 0.0 * parameter.sum()
+    return zero

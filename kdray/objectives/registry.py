@@ -1,0 +1,223 @@
+"""Methods by name: registration on the class, discovery of the package, and what the experiment's `objectives:`
+means."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+import kdray.objectives
+from kdray.errors import ConfigError, nearest
+from kdray.objectives.contract import NOTHING, Needs, Objective, ObjectiveConfig, Provenance, Setup
+
+_METHODS: dict[str, type[Objective]] = {}
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]*")
+_O = TypeVar("_O", bound=type[Objective])
+
+
+def register(name: str) -> Callable[[_O], _O]:
+    """Class decorator: make an `Objective` known as `name` (and check that it says where it comes from)."""
+
+    def add(cls: _O) -> _O:
+        problem = _incomplete(cls)
+        if problem:
+            raise TypeError(f"objective {name!r}: {problem}")
+        if name in _METHODS and _METHODS[name].__qualname__ != cls.__qualname__:
+            raise TypeError(f"objective {name!r} is registered twice: {_METHODS[name].__module__} and {cls.__module__}")
+        cls.method = name
+        _METHODS[name] = cls
+        return cls
+
+    return add
+
+
+def _incomplete(cls: object) -> str | None:
+    """What an objective class lacks, or None."""
+    if not (isinstance(cls, type) and issubclass(cls, Objective)):
+        return "it is not a subclass of kdray.objectives.Objective"
+    if inspect.isabstract(cls):
+        return "it does not define forward"
+    config = getattr(cls, "config", None)
+    if not (isinstance(config, type) and issubclass(config, ObjectiveConfig)):
+        return "its `config` is not a subclass of kdray.objectives.ObjectiveConfig"
+    if getattr(cls, "provenance", None) not in get_args(Provenance):
+        return f"its `provenance` is none of {', '.join(get_args(Provenance))}"
+    if not getattr(cls, "family", "") or not getattr(cls, "source", ""):
+        return "it names no `family` or no `source`"
+    return None
+
+
+@functools.cache
+def methods() -> dict[str, type[Objective]]:
+    """Every registered method of the package, by name. A module that stands in the package is found; there is no
+    list."""
+    for module in pkgutil.walk_packages(kdray.objectives.__path__, kdray.objectives.__name__ + "."):
+        importlib.import_module(module.name)
+    return dict(sorted(_METHODS.items()))
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One line of `--list methods`."""
+
+    name: str
+    family: str
+    provenance: str
+    source: str
+    summary: str
+
+
+def list_methods() -> list[MethodRow]:
+    """All methods with their provenance, sorted by name."""
+    return [
+        MethodRow(name, cls.family, cls.provenance, cls.source, (cls.__doc__ or "").strip().partition("\n")[0])
+        for name, cls in methods().items()
+    ]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of an experiment's `objectives:`, understood."""
+
+    name: str
+    objective: type[Objective]
+    options: ObjectiveConfig
+
+
+def parse(objectives: Mapping[str, Any], where: str = "objectives") -> list[Entry]:
+    """Typed entries of `objectives` (name -> parameters), in their order.
+
+    `type:` names the method where the name does not: a registered one, or `package.module:Class` of the user's.
+
+    Raises:
+        ConfigError: unknown method or parameter (with the nearest name), or a value out of range, by its key path.
+    """
+    if not isinstance(objectives, Mapping):
+        raise ConfigError(f"{objectives!r} is not a map of objectives", where=where, fix="Write `ce: {weight: 1}`")
+    if not objectives:
+        raise ConfigError("no objective is given", where=where, fix="Start with `ce: {}`")
+    return [_entry(name, params, where) for name, params in objectives.items()]
+
+
+def _entry(name: Any, params: Any, where: str) -> Entry:
+    path = f"{where}.{name}"
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError("this is no name for an objective", where=path, fix="Use letters, digits, `_`, `-` and `.`")
+    params = {} if params is None else params
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"{params!r} is not a map of parameters", where=path, fix=f"Write `{name}: {{weight: 1}}`")
+    params = dict(params)
+    given = params.pop("type", None)
+    if given is not None and not isinstance(given, str):
+        raise ConfigError(f"{given!r} is not a method's name", where=f"{path}.type", fix=_known())
+    cls = _class(name if given is None else given, path if given is None else f"{path}.type")
+    try:
+        options = cls.config.model_validate(params)
+    except ValidationError as error:
+        raise _explain(error, cls.config, path, name if given is None else given) from None
+    return Entry(name, cls, options)
+
+
+def _known() -> str:
+    return f"Methods: {', '.join(methods())}, or `type: package.module:Class`"
+
+
+def _class(method: str, where: str) -> type[Objective]:
+    if ":" in method:
+        return _user_class(method, where)
+    known = methods()
+    if method not in known:
+        raise ConfigError(f"unknown method {method!r}{nearest(method, known)}", where=where, fix=_known())
+    return known[method]
+
+
+def _user_class(reference: str, where: str) -> type[Objective]:
+    module_name, _, class_name = reference.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises is the user's input
+        raise ConfigError(
+            f"{module_name!r} cannot be imported: {type(error).__name__}: {error}",
+            where=where,
+            fix="Give `package.module:Class` of a module that is installed or stands where the command runs",
+        ) from error
+    cls = getattr(module, class_name, None)
+    if cls is None:
+        raise ConfigError(f"{module_name!r} has no {class_name!r}{nearest(class_name, vars(module))}", where=where)
+    problem = _incomplete(cls)
+    if problem:
+        raise ConfigError(f"{reference!r} is no objective: {problem}", where=where, fix="See docs/methods/kd.md")
+    assert isinstance(cls, type)
+    return cls
+
+
+def _explain(error: ValidationError, config: type[BaseModel], where: str, method: str) -> ConfigError:
+    """The first of pydantic's errors as one line that names the key's path, the value and the choices."""
+    first, *others = error.errors()
+    path = ".".join([where, *(str(part) for part in first["loc"])])
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "extra_forbidden":
+        fields = _fields_at(config, first["loc"][:-1])
+        problem = f"{method} has no such parameter{nearest(str(first['loc'][-1]), fields)}{more}"
+        return ConfigError(problem, where=path, fix=f"Parameters: {', '.join(fields)}")
+    message = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{first['input']!r} does not do: {message[:1].lower()}{message[1:]}{more}", where=path)
+
+
+def _fields_at(config: type[BaseModel], location: Iterable[int | str]) -> list[str]:
+    for part in location:
+        field = config.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        config = field.annotation
+    return list(config.model_fields)
+
+
+def normalise(objectives: Mapping[str, Any], where: str = "objectives") -> dict[str, dict[str, Any]]:
+    """`objectives` typed and without defaults: equal for experiments that mean the same, hence what digests are made
+    from.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    result = {}
+    for entry in parse(objectives, where):
+        given = (objectives[entry.name] or {}).get("type", entry.name)
+        kind = {} if given == entry.name else {"type": given}
+        result[entry.name] = kind | entry.options.model_dump(mode="json", exclude_defaults=True)
+    return result
+
+
+def needs(objectives: Mapping[str, Any], where: str = "objectives") -> Needs:
+    """The union of what these objectives need; what has weight 0 needs nothing.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    total = NOTHING
+    for entry in parse(objectives, where):
+        if entry.options.weight > 0:
+            total |= entry.objective.needs(entry.options)
+    return total
+
+
+def bank_bytes(objectives: Mapping[str, Any], setup: Setup, where: str = "objectives") -> dict[str, int]:
+    """Bytes of state per objective that has any, on every worker: what a plan prints before the run starts.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    sizes = {
+        entry.name: entry.objective.bank_bytes(entry.options, setup)
+        for entry in parse(objectives, where)
+        if entry.options.weight > 0
+    }
+    return {name: size for name, size in sizes.items() if size}
