@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-import torch
 from torch import Tensor, nn
 
 
@@ -39,8 +39,9 @@ class ModelInfo:
         num_classes: width of the logits, None without a classifier.
         pooled_dim: d of the pooled vector.
         stage_shapes: `(C, H, W)` of every stage, shallow to deep.
-        parameters: number of trainable and frozen parameters (buffers not counted).
-        flops: floating point operations of one image's forward, a multiply-add counted as 2; None when not counted.
+        parameters: number of parameters, trainable or not (buffers not counted).
+        flops: floating point operations of one image's forward in convolutions and matrix products, a multiply-add
+            counted as 2; None when not counted.
         linear_head: whether the logits are exactly one Linear on the pooled vector.
     """
 
@@ -67,42 +68,27 @@ class Net(nn.Module):
     Args:
         backbone: a module that implements `Tapped`; its own `forward` gives plain logits.
         info: what `describe` says of it.
+        recipe: the arguments that build it again (model, params, stages, pooled, num_classes, image_size): plain
+            values, they go into an exported card.
     """
 
-    def __init__(self, backbone: nn.Module, info: ModelInfo) -> None:
+    def __init__(self, backbone: nn.Module, info: ModelInfo, recipe: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.info = info
+        self.recipe: dict[str, Any] = dict(recipe or {})
 
     def forward(self, images: Tensor, stages: bool = False, preact: bool = False) -> Outputs:
         """Run `images` (float `[n, 3, H, W]`, normalised); feature maps are kept only when asked for."""
         return cast(Tapped, self.backbone).taps(images, stages, preact)
 
     @property
+    def head_name(self) -> str | None:
+        """Name, inside `.backbone`, of the Linear that makes the logits; None when the head is anything else."""
+        return cast(Tapped, self.backbone).head_name if self.info.linear_head else None
+
+    @property
     def classifier(self) -> nn.Linear | None:
         """The Linear that turns `pooled` into `logits`, or None when the head is anything else."""
-        if not self.info.linear_head:
-            return None
-        return cast(nn.Linear, self.backbone.get_submodule(cast(Tapped, self.backbone).head_name))
-
-
-def grow(base: int, width: float, multiple: int = 1) -> int:
-    """Return `base` channels times `width`, rounded to a multiple of `multiple`, at least one multiple."""
-    return max(multiple, round(base * width / multiple) * multiple)
-
-
-def init_cifar(module: nn.Module) -> None:
-    """Initialise as the CIFAR literature does: He normal (fan out) convolutions, unit batch norm."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.BatchNorm2d):
-            nn.init.ones_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-
-def global_pool(maps: Tensor) -> Tensor:
-    """Average `[n, C, H, W]` over positions to `[n, C]`; keeps any memory format cheap."""
-    return torch.flatten(nn.functional.adaptive_avg_pool2d(maps, 1), 1)
+        name = self.head_name
+        return None if name is None else cast(nn.Linear, self.backbone.get_submodule(name))
