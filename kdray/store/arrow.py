@@ -1,0 +1,67 @@
+"""Google Cloud Storage by pyarrow, default credentials: an object is visible only when its upload has completed."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+from kdray.store.local import replacing
+
+
+class ArrowObjects:
+    """Paths are `bucket/key`; what goes wrong is pyarrow's `OSError`."""
+
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        # All bytes are in hand before the object opens, so nothing can fail between opening and closing but the
+        # upload itself, which then has no effect.
+        with filesystem().open_output_stream(path) as stream:
+            stream.write(data)
+
+    def write_file(self, path: str, source: str) -> None:
+        import mmap
+
+        with open(source, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                self.write(path, b"")
+                return
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole, memoryview(whole) as view:
+                self.write(path, view)
+
+    def read(self, path: str) -> bytes:
+        with filesystem().open_input_file(path) as file:
+            return file.readall()
+
+    def read_file(self, path: str, target: str) -> None:
+        with filesystem().open_input_stream(path) as source, replacing(os.path.abspath(target)) as file:
+            while block := source.read(8 << 20):
+                file.write(block)
+
+    def exists(self, path: str) -> bool:
+        import pyarrow.fs as fs
+
+        return filesystem().get_file_info(path).type != fs.FileType.NotFound
+
+    def list(self, path: str) -> list[str]:
+        import pyarrow.fs as fs
+
+        found = filesystem().get_file_info(fs.FileSelector(path, recursive=False, allow_not_found=True))
+        return sorted(entry.base_name for entry in found)
+
+    def delete(self, path: str) -> None:
+        import pyarrow.fs as fs
+
+        kind = filesystem().get_file_info(path).type
+        if kind == fs.FileType.Directory:
+            filesystem().delete_dir(path)
+        elif kind == fs.FileType.File:
+            filesystem().delete_file(path)
+
+
+@functools.lru_cache(maxsize=1)
+def filesystem() -> Any:
+    import datetime
+
+    import pyarrow.fs as fs
+
+    return fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=15))
