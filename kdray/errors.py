@@ -63,6 +63,12 @@ class TrainingError(KdrayError):
     """A run stopped by itself: a loss that is not finite, or that diverges."""
 
 
+class Interrupted(KdrayError):
+    """The user stopped the run; its state was saved first."""
+
+    exit_code = 130
+
+
 def nearest(value: str, choices: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the closest of `choices`, or "" when none is close."""
     found = difflib.get_close_matches(value, list(choices), n=1, cutoff=0.5)

@@ -1,0 +1,108 @@
+"""The data of one experiment, found and checked before anything is started: shards, labels, splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdray.data.augment import output_size
+from kdray.data.decode import BadImage, decode
+from kdray.data.manifest import Manifest, read_manifest
+from kdray.data.order import split_rows
+from kdray.data.reader import read_labels, read_rows
+from kdray.data.sources import resolve_source
+from kdray.errors import DataError
+from kdray.experiment import Data
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some rows of a set of shards: `rows` int64 [n] are dense row numbers of `manifest`."""
+
+    manifest: Manifest
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train, validation and test rows, and what networks must know of them.
+
+    `labels` int64 [N] are those of the whole train manifest, indexed as the samples' `index`; `mean` and `std` are
+    per RGB channel of pixels in 0..1; `image_size` is the side, in pixels, of what networks see in evaluation.
+    """
+
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    train: Split | None = None
+    validation: Split | None = None
+    test: Split | None = None
+    labels: np.ndarray | None = None
+
+    def fingerprints(self) -> dict[str, str]:
+        """Digest of each set's bytes, by split: part of every digest that depends on the data."""
+        parts = {"train": self.train, "test": self.test}
+        return {name: split.manifest.fingerprint for name, split in parts.items() if split is not None}
+
+
+def open_dataset(data: Data) -> Dataset:
+    """Find the shards of `data` (packing a built-in source once), read all labels, and split train from validation.
+
+    The validation split is a function of the sample ids alone, so every seed, method and worker count holds out the
+    same images; test images never enter it.
+
+    Raises:
+        DataError: shards that are not there or do not read, labels out of range, splits that end up empty.
+    """
+    train_uri = resolve_source(data, "train")
+    if train_uri is None:
+        raise DataError("names no training data", where="data.train")
+    manifest = read_manifest(train_uri, data.columns, data.classes)
+    labels, ids = read_labels(manifest)
+    train_rows, validation_rows = split_rows(ids, data.validation)
+    test = None
+    test_uri = resolve_source(data, "test")
+    if test_uri is not None:
+        test_manifest = read_manifest(test_uri, data.columns, manifest.num_classes)
+        read_labels(test_manifest)
+        test = Split(test_manifest, np.arange(test_manifest.num_samples, dtype=np.int64)[: data.limit])
+    return Dataset(
+        num_classes=manifest.num_classes,
+        class_names=manifest.class_names,
+        image_size=_image_size(data, manifest),
+        mean=data.mean or manifest.mean or IMAGENET_MEAN,
+        std=data.std or manifest.std or IMAGENET_STD,
+        train=Split(manifest, train_rows[: data.limit]),
+        validation=Split(manifest, validation_rows[: data.limit]) if len(validation_rows) else None,
+        test=test,
+        labels=labels,
+    )
+
+
+def _image_size(data: Data, manifest: Manifest) -> int:
+    """Side of the images that networks see; training crops and evaluation crops may differ, the latter counts.
+
+    Raises:
+        DataError: the transforms leave images of several sizes, or not square ones.
+    """
+    first = read_rows(manifest, np.zeros(1, dtype=np.int64)).images[0]
+    try:
+        height, width = decode(first).shape[:2]
+    except BadImage as error:
+        raise DataError(f"the first image does not decode: {error}", where=manifest.uri) from error
+    size = output_size(data.eval_transform, (height, width))
+    if size is None:
+        raise DataError(
+            f"images such as the first one ({width} x {height}) do not come out square and of one size",
+            where="data.eval_transform",
+            fix="Write eval_transform: [{resize: {size: 256}}, {center_crop: {size: 224}}]",
+        )
+    return size

@@ -1,0 +1,1 @@
+"""The evaluation room: what a trained network is worth."""

@@ -1,0 +1,108 @@
+"""The machine-readable record of a run: everything needed to say what was measured, where, with what."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import torch
+
+import kdray
+from kdray.data.dataset import Dataset, Split
+from kdray.experiment import Experiment
+from kdray.store import Store
+
+RUNS = "runs"
+PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "numpy", "opencv-python-headless", "pydantic")
+
+
+def start_record(experiment: Experiment, run_id: str, digest: str, dataset: Dataset, command: list[str]) -> dict:
+    """The record of a run that begins now; stages are added as they end."""
+    return {
+        "run_id": run_id,
+        "name": experiment.name,
+        "digest": digest,
+        "command": command,
+        "started": now(),
+        "finished": None,
+        "seed": experiment.seed,
+        "experiment": experiment.model_dump(mode="json"),
+        "versions": versions(),
+        "hardware": hardware(),
+        "data": {
+            name: split_facts(split)
+            for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
+            if split is not None
+        },
+        "stages": [],
+    }
+
+
+def write_record(store: Store, record: dict[str, Any]) -> str:
+    """Write the record whole into the run's folder; return its URI."""
+    path = f"{RUNS}/{record['run_id']}/record.json"
+    store.write_json(path, record)
+    return store.path_uri(path)
+
+
+def split_facts(split: Split) -> dict[str, Any]:
+    """Where a split lies, how large it is, and the digest of its shards."""
+    manifest = split.manifest
+    return {"uri": manifest.uri, "images": len(split), "of": manifest.num_samples, "fingerprint": manifest.fingerprint}
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what computes, and the commit that kdray itself stands at when it runs from a checkout."""
+    found: dict[str, str | None] = {"kdray": kdray.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    found["commit"] = commit()
+    return found
+
+
+def commit() -> str | None:
+    """Commit of the checkout that this kdray was imported from, with `+` when it has changes; None elsewhere."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(kdray.__file__)))
+    if not os.path.isdir(os.path.join(here, ".git")):
+        return None
+    try:
+        head = subprocess.run(["git", "-C", here, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+        changes = subprocess.run(["git", "-C", here, "status", "--porcelain"], capture_output=True, text=True)
+    except OSError:
+        return None
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def hardware() -> dict[str, Any]:
+    """CPU, memory and GPUs of the machine that the command runs on."""
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    return {
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3, 1),
+        "gpus": gpus,
+        "platform": sys.platform,
+    }
+
+
+def cpu_model() -> str:
+    """Model name of the CPU."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def now() -> str:
+    """Time of day in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

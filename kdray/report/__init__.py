@@ -1,0 +1,1 @@
+"""The report room: what a person reads, drawn from records alone."""

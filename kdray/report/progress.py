@@ -1,0 +1,112 @@
+"""Progress of a run: a bar on a terminal, plain lines in job logs; and Ctrl-C turned into a wish to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 30.0
+
+
+class ProgressView:
+    """Shows the events of a training loop; a context manager that also catches Ctrl-C and SIGTERM while it is open.
+
+    The first signal asks the run to save its state and end; the second one ends the command at once.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.title = ""
+        self.epochs = self.steps = 0
+        self._stop = False
+        self._line_at = 0.0
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> ProgressView:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_bar()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._stop:
+            raise KeyboardInterrupt
+        self._stop = True
+        name = signal.Signals(number).name
+        self.console.print(f"{name}: saving the state and stopping (once more: stop at once, losing what is unsaved)")
+
+    def stop_requested(self) -> bool:
+        """True after the first signal."""
+        return self._stop
+
+    def stage(self, title: str) -> None:
+        """A new stage begins."""
+        self._close_bar()
+        self.title = title
+        self.console.print(f"[bold]{title}[/bold]", highlight=False)
+
+    def event(self, kind: str, values: dict[str, Any]) -> None:
+        """Show one event of the loop."""
+        if kind == "start":
+            self._start(values)
+        elif kind == "log":
+            self._log(values)
+        elif kind == "epoch":
+            self._epoch(values)
+        elif kind == "warning":
+            self.console.print(f"[yellow]warning:[/yellow] {values['text']}", highlight=False, soft_wrap=True)
+
+    def _start(self, values: dict[str, Any]) -> None:
+        self.epochs, self.steps = values["epochs"], values["steps"]
+        if values["step"]:
+            self.console.print(f"  goes on from step {values['step']}", highlight=False)
+        self._line_at = time.monotonic()
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("  {task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("step", total=self.epochs * self.steps, completed=values["step"], text="")
+            self._bar.start()
+
+    def _log(self, values: dict[str, Any]) -> None:
+        text = (
+            f"loss {values['loss/total']:.4g}  {values['images_per_s']:.0f} images/s  "
+            f"data wait {100 * values['data_wait']:.1f} %"
+        )
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=values["step"], text=text)
+        elif time.monotonic() - self._line_at >= LINE_EVERY_S:
+            self._line_at = time.monotonic()
+            where = f"epoch {values['epoch'] + 1}/{self.epochs} step {values['batch']}/{self.steps}"
+            self.console.print(f"  {where}  {text}  lr {values['lr']:.4g}", highlight=False, soft_wrap=True)
+
+    def _epoch(self, values: dict[str, Any]) -> None:
+        self._line_at = time.monotonic()
+        parts = [f"  epoch {values['epoch']}/{self.epochs}", f"loss {values['loss/total']:.4f}"]
+        if "val/top1" in values:
+            parts.append(f"val {100 * values['val/top1']:.2f} %")
+        parts.append(f"{values['images_per_s']:.0f} images/s")
+        parts.append(f"data wait {100 * values['data_wait']:.1f} %")
+        self.console.print("  ".join(parts), highlight=False, soft_wrap=True)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None

@@ -1,0 +1,102 @@
+"""The table that ends a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+COLUMNS = (
+    "model",
+    "test last",
+    "test best-on-val",
+    "val best",
+    "epochs",
+    "images/s",
+    "data wait",
+    "wall",
+)
+
+
+def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
+    """One row of ready text per stage of a run's record, in the order of `COLUMNS`."""
+    rows = []
+    for stage in record["stages"]:
+        trained = bool(stage["epochs"])
+        history = stage.get("history") or []
+        best = stage.get("best_epoch")
+        validation = _validation(stage, history, best)
+        rows.append(
+            dict(
+                zip(
+                    COLUMNS,
+                    (
+                        f"{stage['title']}: {stage['model']}" + (" (reused)" if stage["reused"] else ""),
+                        _percent(stage.get("test")),
+                        _percent(stage.get("test_best")) + (f" (epoch {best})" if best else ""),
+                        _percent(validation),
+                        str(stage["epochs"]) if trained else "-",
+                        f"{stage['images_per_s']:.0f}" if trained else "-",
+                        f"{100 * stage['data_wait']:.1f} %" if trained else "-",
+                        _duration(stage["wall_s"]),
+                    ),
+                    strict=True,
+                )
+            )
+        )
+    return rows
+
+
+def print_summary(record: dict[str, Any], console: Console) -> None:
+    """Print the table of a finished run, what needs saying about it, and where its artifacts lie."""
+    table = Table(title=f"{record['name']} (seed {record['seed']})", title_justify="left")
+    for number, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+    for row in summary_rows(record):
+        table.add_row(*row.values())
+    console.print(table)
+    for line in remarks(record):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def remarks(record: dict[str, Any]) -> list[str]:
+    """What the table cannot say: skipped and dropped images, diverse folders."""
+    lines = []
+    for stage in record["stages"]:
+        if stage.get("bad_images"):
+            lines.append(f"{stage['title']}: {int(stage['bad_images'])} images did not decode and were replaced")
+        if stage.get("dropped_per_epoch"):
+            lines.append(
+                f"{stage['title']}: {int(stage['dropped_per_epoch'])} images of each epoch dropped (last partial batch)"
+            )
+        bad = (stage.get("test") or {}).get("bad_images")
+        if bad:
+            lines.append(f"{stage['title']}: {int(bad)} test images did not decode and are not counted")
+    if "validation" not in record["data"]:
+        lines.append("no validation split (data.validation: 0), so no best-on-validation weights")
+    for stage in record["stages"]:
+        lines.append(f"{stage['title']}: {stage['artifact']}")
+    lines.append(f"record: {record.get('uri', record['run_id'])}  ({_duration(record.get('wall_s') or 0)})")
+    return lines
+
+
+def _validation(stage: dict[str, Any], history: list[dict[str, Any]], best: int | None) -> dict[str, float] | None:
+    if stage.get("validation"):
+        return stage["validation"]
+    for row in history:
+        if row["epoch"] == best and "val/top1" in row:
+            return {"top1": row["val/top1"]}
+    return None
+
+
+def _percent(result: dict[str, float] | None) -> str:
+    return f"{100 * result['top1']:.2f} %" if result else "-"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{seconds:.1f}s"

@@ -1,0 +1,1 @@
+"""The training room: one pure-torch loop, and the Ray wiring around it."""

@@ -1,0 +1,104 @@
+"""Joining or starting a Ray cluster, and sharing its CPUs between training workers and Ray Data."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import ray
+
+from kdray.errors import ClusterError
+from kdray.experiment import Cluster
+
+log = logging.getLogger(__name__)
+
+# What kdray wants of Ray where the user has not said otherwise. Ray copies RAY_TRAIN_* on to controllers and workers.
+DEFAULTS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how soon fit() returns; 2 s by default
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each print() would appear twice
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train tab is empty without it
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a user's own code keep their meaning
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True)
+class Shares:
+    """CPUs for each training worker, and for the Ray Data tasks that feed one worker."""
+
+    worker_cpus: float
+    data_cpus: float
+
+
+def share_cpus(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
+    """Divide `total_cpus` between the workers and, when data is streamed, Ray Data.
+
+    Ray Data without a free CPU waits silently for half an hour, so a share is always left to it.
+
+    Raises:
+        ClusterError: what the experiment asks for does not fit.
+    """
+    workers = cluster.workers
+    wanted_data = cluster.data_cpus if cluster.data_cpus is not None else max(1.0, total_cpus // 4)
+    data = wanted_data if stream else 0.0
+    worker = cluster.cpus_per_worker
+    if worker is None:
+        worker = (total_cpus - data) / workers
+        worker = float(int(worker)) if worker >= 1 else round(worker, 2)
+    if worker <= 0 or workers * worker + data > total_cpus + 1e-6:
+        need = f"{workers} workers x {worker:g} CPU" + (f" + {data:g} CPU for Ray Data" if stream else "")
+        raise ClusterError(
+            f"{need} do not fit on {total_cpus:g} CPUs",
+            where="cluster",
+            fix="Lower cluster.workers or cluster.cpus_per_worker (fractions such as 0.5 are fine)"
+            + (", or set data.mode: resident" if stream else ""),
+        )
+    return Shares(worker, data / workers)
+
+
+def connect(cluster: Cluster) -> None:
+    """Join the cluster of `cluster.address` or RAY_ADDRESS (set inside a Ray job), else start one on this machine.
+
+    The auth mode is always stated: left alone, Ray turns it on in the process that starts a cluster and off in the ones
+    that join it. A cluster started here listens on the loopback interface alone.
+
+    Raises:
+        ClusterError: the cluster does not answer.
+    """
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    if ray.is_initialized():
+        return
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(_node_ip_address="127.0.0.1", dashboard_host="127.0.0.1", **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ClusterError(
+            f"Ray does not start or answer at {address or 'this machine'}: {reason}",
+            where="cluster.address" if address else "cluster",
+            fix="Check the address and RAY_AUTH_MODE, or set cluster.workers=0 to run in one process without Ray",
+        ) from error
+
+
+def check_gpus(cluster: Cluster) -> None:
+    """Raise ClusterError when the cluster that is there can never hold the GPUs asked for.
+
+    A cluster that grows on demand may be empty now, so only clusters started on this machine are judged.
+    """
+    if cluster.address or os.environ.get("RAY_ADDRESS"):
+        return
+    wanted, there = cluster.workers * cluster.gpus_per_worker, ray.cluster_resources().get("GPU", 0.0)
+    if wanted > there:
+        raise ClusterError(
+            f"{cluster.workers} workers x {cluster.gpus_per_worker:g} GPU do not fit on {there:g} GPUs",
+            where="cluster.gpus_per_worker",
+            fix="Set cluster.gpus_per_worker=0 to train on CPUs, or run on a cluster that has them",
+        )

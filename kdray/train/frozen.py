@@ -1,0 +1,90 @@
+"""A teacher made ready: it never changes, so its batch norms can be folded into the convolutions before them.
+
+Folding saves a pass over every feature map. Which batch norm follows which convolution is seen in one forward on random
+images; the folded network is compared with the original there, and dropped if it is not the same function.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from kdray.models.outputs import Net, Outputs
+from kdray.train.precision import Precision
+from kdray.train.task import Pixels, Teacher
+
+log = logging.getLogger(__name__)
+TOLERANCE = 1e-3  # of the largest activation; float32 rounding through a hundred layers stays well below it
+
+
+def freeze(net: Net, pixels: Pixels, precision: Precision, image_size: int) -> Teacher:
+    """Return `net` as a teacher: eval mode, no gradients, batch norms folded where that is exact."""
+    net = net.eval().requires_grad_(False)
+    return Teacher(fold_batch_norms(net, image_size), pixels, precision)
+
+
+@torch.no_grad()
+def fold_batch_norms(net: Net, image_size: int) -> Net:
+    """Return a copy of `net` (eval mode) without the batch norms that follow a convolution, or `net` itself."""
+    device = next(net.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(2, 3, image_size, image_size, generator=generator).to(device)
+    folded = copy.deepcopy(net)
+    pairs = _pairs(folded, probe)
+    for conv_name, norm_name in pairs:
+        conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        fused = fuse_conv_bn_eval(conv, norm)
+        _replace(folded, conv_name, fused)
+        _replace(folded, norm_name, nn.Identity())
+    wanted, got = net(probe, stages=True, preact=True), folded(probe, stages=True, preact=True)
+    if not _same(wanted, got):
+        log.warning("batch norms of the teacher could not be folded exactly; it runs as it is")
+        return net
+    return folded.requires_grad_(False)
+
+
+def _pairs(net: Net, probe: torch.Tensor) -> list[tuple[str, str]]:
+    """Names of each convolution whose output object entered a batch norm, with that batch norm."""
+    made: dict[int, tuple[str, torch.Tensor]] = {}
+    pairs: list[tuple[str, str]] = []
+    uses: dict[str, int] = {}
+    handles = []
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d):
+
+            def note(_m: nn.Module, _i: object, output: torch.Tensor, name: str = name) -> None:
+                uses[name] = uses.get(name, 0) + 1
+                made[id(output)] = (name, output)  # the tensor is held so that its id is not given out again
+
+            handles.append(module.register_forward_hook(note))
+        elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+
+            def match(_m: nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
+                uses[name] = uses.get(name, 0) + 1
+                if id(inputs[0]) in made:
+                    pairs.append((made[id(inputs[0])][0], name))
+
+            handles.append(module.register_forward_pre_hook(match))
+    try:
+        net(probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(conv, norm) for conv, norm in pairs if uses[conv] == 1 and uses[norm] == 1]
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
+
+
+def _same(a: Outputs, b: Outputs) -> bool:
+    pairs = [(a.pooled, b.pooled), *zip(a.stages, b.stages, strict=True), *zip(a.preact, b.preact, strict=True)]
+    if a.logits is not None and b.logits is not None:
+        pairs.append((a.logits, b.logits))
+    return all(bool((x - y).abs().max() <= TOLERANCE * x.abs().max().clamp_min(1e-6)) for x, y in pairs)

@@ -1,0 +1,322 @@
+"""The training loop: one for teachers and students, with or without Ray, pure torch.
+
+A run is a position. Order, augmentation and dropout are functions of (seed, position), the learning rate of the step;
+so a run continued from a checkpoint takes the same steps, bit for bit on a CPU, as one that was never interrupted.
+Nothing reads a value from the device between log steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kdray.data.feed import Batch, TrainFeed
+from kdray.errors import Interrupted, TrainingError
+from kdray.experiment import Train
+from kdray.models.outputs import Net
+from kdray.objectives.contract import StepInfo, Targets
+from kdray.train.checkpoint import Checkpoints, snapshot
+from kdray.train.ema import Ema
+from kdray.train.meter import Divergence, EpochMeter, LossWindow, Stopwatch
+from kdray.train.optim import lr_at, make_optimizer
+from kdray.train.precision import Precision
+from kdray.train.task import Pixels, Teacher, Trainable, micro_batches
+
+log = logging.getLogger(__name__)
+STATE_FORMAT = 1
+
+
+class Listener(Protocol):
+    """Who hears of progress and may ask for a stop."""
+
+    def event(self, kind: str, values: dict[str, Any]) -> None:
+        """Receive `start`, `log`, `epoch` or `checkpoint` with JSON values."""
+
+    def stop_requested(self) -> bool:
+        """True once the user wants the run to save its state and end."""
+
+
+@dataclass
+class Job:
+    """All that one training run needs. `rank` and `world` are 0 and 1 without torch.distributed."""
+
+    trainable: Trainable
+    teacher: Teacher | None
+    feed: TrainFeed
+    train: Train
+    pixels: Pixels
+    precision: Precision
+    device: torch.device
+    seed: int
+    listener: Listener
+    validate: Callable[[Net], dict[str, float]] | None = None
+    checkpoints: Checkpoints | None = None
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass
+class Outcome:
+    """What a finished run leaves: one row per epoch, and on rank 0 the weights to export."""
+
+    history: list[dict[str, float]]
+    last: dict[str, torch.Tensor]
+    best: dict[str, torch.Tensor] | None
+    best_epoch: int | None
+    steps: int
+    resumed_from: int
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Loop:
+    """One training run of a `Job`; `run` takes it from its latest checkpoint to its end."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.train = job.train
+        self.steps_per_epoch = job.feed.steps_per_epoch
+        self.window = LossWindow(self.train.log_every, job.device)
+        self.meter = EpochMeter()
+        self.divergence = Divergence(self.train.divergence_factor)
+        self.optimizer = make_optimizer(self.train, [job.trainable])
+        self.scaler = job.precision.scaler()
+        self.ema = Ema(job.trainable.net, self.train.ema) if self.train.ema is not None else None
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None
+        self.epoch, self.batch = 0, 0
+        self.resumed_from = 0
+        self.clock = Stopwatch()
+        self.saved_at = time.monotonic()
+        self.wrapped: nn.Module = job.trainable
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far, over all epochs."""
+        return self.epoch * self.steps_per_epoch + self.batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a continued run needs."""
+        return {
+            "format": STATE_FORMAT,
+            "position": {"epoch": self.epoch, "batch": self.batch, "steps_per_epoch": self.steps_per_epoch},
+            "seed": self.job.seed,
+            "trainable": self.job.trainable.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "meter": self.meter.state_dict(),
+            "divergence": self.divergence.start,
+            "history": self.history,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`.
+
+        Raises:
+            TrainingError: the checkpoint is of another format or of another data size.
+        """
+        position = state["position"]
+        if state["format"] != STATE_FORMAT or position["steps_per_epoch"] != self.steps_per_epoch:
+            raise TrainingError(
+                f"the checkpoint is of {position['steps_per_epoch']} steps an epoch (format {state['format']}), "
+                f"this run has {self.steps_per_epoch} (format {STATE_FORMAT})",
+                fix="Run again with --fresh to start over beside it",
+            )
+        self.epoch, self.batch = position["epoch"], position["batch"]
+        self.job.trainable.load_state_dict(state["trainable"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.meter.load_state_dict(state["meter"])
+        self.divergence.start = state["divergence"]
+        self.history, self.best = state["history"], state["best"]
+        self.resumed_from = self.step
+
+    def save(self) -> None:
+        """Write a checkpoint of this position (rank 0), after making sure that the weights are sound (all ranks)."""
+        self.saved_at = time.monotonic()
+        norms = torch._foreach_norm([p.detach() for p in self.job.trainable.parameters()])
+        if not bool(torch.isfinite(torch.stack(norms)).all()):
+            last = self.job.checkpoints.last_saved if self.job.checkpoints else None
+            raise TrainingError(
+                f"a weight is not finite after step {self.step - 1}",
+                fix=f"The last good checkpoint is {last}; lower the learning rate or clip gradients (train.clip_norm)",
+            )
+        if self.job.checkpoints and self.job.rank == 0:
+            self.job.checkpoints.save(self.step, self.state_dict())
+            self.job.listener.event("checkpoint", {"step": self.step})
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Train to the end and return the outcome.
+
+        Raises:
+            TrainingError: a loss or a weight is not finite, or the loss diverges.
+            Interrupted: the listener asked for a stop; the state is saved.
+        """
+        job = self.job
+        state = job.checkpoints.load_latest() if job.checkpoints else None
+        if state is not None:
+            self.load_state_dict(state)
+        if job.world > 1:
+            ids = [job.device] if job.device.type == "cuda" else None
+            # Running statistics are not broadcast: training never reads them, and rank 0's are the ones that count.
+            self.wrapped = DistributedDataParallel(
+                job.trainable, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        if self.train.compile:
+            job.trainable.net.compile()
+            if job.teacher is not None:
+                job.teacher.net.compile()
+        job.listener.event("start", {"step": self.step, "epochs": self.train.epochs, "steps": self.steps_per_epoch})
+        while self.epoch < self.train.epochs:
+            self._train_epoch()
+            self._finish_epoch()
+        if job.checkpoints:
+            job.checkpoints.wait()
+        final = self.ema.shadow if self.ema else job.trainable.net
+        return Outcome(
+            history=self.history,
+            last=snapshot(final.backbone.state_dict()),
+            best=self.best["weights"] if self.best else None,
+            best_epoch=self.best["epoch"] if self.best else None,
+            steps=self.step,
+            resumed_from=self.resumed_from,
+            extra={"bad_images": job.feed.bad_images, "dropped_per_epoch": job.feed.dropped},
+        )
+
+    def _train_epoch(self) -> None:
+        every = self.train.checkpoint.every_steps
+        self.job.trainable.train()
+        self.clock.lap()
+        for batch in self._timed(self.job.feed.epoch(self.epoch, self.batch)):
+            self._step(batch)
+            self.batch += 1
+            self.meter.images += batch.images.shape[0] * self.job.world
+            due = every is not None and self.step % every == 0
+            alone = self.job.world == 1 and self.job.listener.stop_requested()
+            if self.window.full or due or alone:
+                self._look(save=due)
+        if self.batch != self.steps_per_epoch:
+            raise TrainingError(
+                f"epoch {self.epoch} gave {self.batch} batches, {self.steps_per_epoch} were planned",
+                fix="The data changed under the run: pack it again, and start over with --fresh",
+            )
+        self._look(save=False)
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Pass `batches` on, adding what the loop waits for them to the meter."""
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.meter.data_wait += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    def _step(self, batch: Batch) -> None:
+        job, accumulate = self.job, self.train.accumulate
+        torch.manual_seed((job.seed * 1_000_003 + self.step) * 4_099 + job.rank)
+        lr = lr_at(self.train, self.step, self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        info = StepInfo(epoch=self.step / self.steps_per_epoch, epochs=self.train.epochs, step=self.step, seed=job.seed)
+        total, parts = self._forward_backward(micro_batches(batch, accumulate), info)
+        if self.train.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(job.trainable.parameters(), self.train.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update()
+        self.window.add(total, parts)
+
+    def _forward_backward(self, pieces: list[Batch], info: StepInfo) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        job, needs, share = self.job, self.job.trainable.objectives.needs, 1 / len(pieces)
+        totals: torch.Tensor | None = None
+        sums: dict[str, torch.Tensor] = {}
+        for number, piece in enumerate(pieces):
+            images = job.pixels.prepare(piece.images, job.precision)
+            teacher = None
+            if job.teacher is not None:
+                same = job.teacher.pixels == job.pixels
+                seen = images if same else job.teacher.pixels.prepare(piece.images, job.precision)
+                teacher = job.teacher(seen, stages=needs.stages, preact=needs.preact)
+            targets = Targets(labels=piece.labels, index=piece.index, views=piece.views)
+            head = [job.teacher.head if job.teacher else None]
+            last = number == len(pieces) - 1
+            hold = contextlib.nullcontext() if last or job.world == 1 else self.wrapped.no_sync()  # type: ignore[operator]
+            with hold:
+                with job.precision.autocast():
+                    total, parts = self.wrapped(images, targets, teacher, head, info)
+                self.scaler.scale(total * share if share != 1 else total).backward()
+            total = total.detach() * share
+            totals = total if totals is None else totals + total
+            sums = {k: v * share + sums[k] if k in sums else v * share for k, v in parts.items()}
+        assert totals is not None
+        return totals, sums
+
+    def _look(self, save: bool) -> None:
+        """Read the window's losses: check them, log them, then save or stop if it is time (all ranks together)."""
+        job, minutes = self.job, self.train.checkpoint.every_minutes
+        overdue = minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
+        count = self.window.count
+        rows, stop, late = self.window.flush(job.listener.stop_requested(), overdue and job.rank == 0)
+        self.meter.seconds += self.clock.lap()
+        if count:
+            last = job.checkpoints.last_saved if job.checkpoints else None
+            self.window.check(rows, self.step - count, self.divergence.limit(rows), last)
+            self.meter.add(self.window.names, rows)
+            self._report(rows)
+        if save or late or stop:
+            self.save()
+        if stop:
+            if job.checkpoints:
+                job.checkpoints.wait()
+            raise Interrupted(f"stopped at step {self.step}, state saved", fix="The same command goes on from there")
+        self.clock.lap()
+
+    def _report(self, rows: torch.Tensor) -> None:
+        if self.job.rank != 0:
+            return
+        means = rows.mean(dim=0).tolist()
+        values = {f"loss/{name}": value for name, value in zip(self.window.names, means, strict=True)}
+        speed = self.meter.summary()
+        values |= {k: speed[k] for k in ("images_per_s", "data_wait")}
+        values |= {"lr": lr_at(self.train, max(0, self.step - 1), self.steps_per_epoch)}
+        self.job.listener.event("log", {"step": self.step, "epoch": self.epoch, "batch": self.batch, **values})
+
+    def _finish_epoch(self) -> None:
+        job = self.job
+        row: dict[str, float] = {"epoch": self.epoch + 1, **self.meter.summary()}
+        row["lr"] = lr_at(self.train, self.step - 1, self.steps_per_epoch)
+        self.epoch, self.batch = self.epoch + 1, 0
+        every = self.train.eval_every
+        final = self.epoch == self.train.epochs
+        if job.validate is not None and (final or (every and self.epoch % every == 0)):
+            net = self.ema.shadow if self.ema else job.trainable.net
+            result = job.validate(net)
+            row |= {f"val/{key}": value for key, value in result.items()}
+            if self.best is None or result["top1"] > self.best["top1"]:
+                weights = snapshot(net.backbone.state_dict())
+                self.best = {"top1": result["top1"], "epoch": self.epoch, "weights": weights}
+        self.history.append(row)
+        self.meter.reset()
+        if job.rank == 0:
+            job.listener.event("epoch", dict(row))
+        if final:
+            self.save()

@@ -1,0 +1,237 @@
+"""What runs in each training process: build the networks, train or evaluate, leave the artifact.
+
+The same function runs inside a Ray Train worker and, without Ray, in the command's own process.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdray.data.dataset import Split
+from kdray.data.feed import eval_feed, train_feed
+from kdray.errors import ConfigError, DataError
+from kdray.evaluate.accuracy import evaluate
+from kdray.models.export import export_bytes
+from kdray.models.outputs import Net
+from kdray.models.weights import load_weights
+from kdray.models.zoo import build
+from kdray.objectives.contract import ObjectiveSet, Setup
+from kdray.store import Store
+from kdray.train.board import Board
+from kdray.train.checkpoint import Checkpoints
+from kdray.train.frozen import freeze
+from kdray.train.loop import Job, Listener, Loop, Outcome
+from kdray.train.precision import Precision, resolve_precision
+from kdray.train.spec import NetSpec, StageSpec
+from kdray.train.task import Pixels, Trainable
+
+log = logging.getLogger(__name__)
+
+
+def resolve_device(wanted: str) -> torch.device:
+    """`auto` is the GPU that Ray gave this worker, or the first one, else the CPU."""
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("there is no CUDA device here", where="cluster.device", fix="Write auto or cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+class StageWorker:
+    """Runs one stage as one of `world` equal processes; rank 0 writes the artifact."""
+
+    def __init__(self, stage: StageSpec, listener: Listener, rank: int = 0, world: int = 1) -> None:
+        self.stage = stage
+        self.listener = listener
+        self.rank, self.world = rank, world
+        self.device = resolve_device(stage.device)
+        self.store = Store(stage.store).sub(stage.folder)
+        name = stage.train.precision if stage.train else "auto"
+        self.precision: Precision = resolve_precision(name, self.device)
+        self.image_size = stage.dataset.image_size
+
+    def run(self) -> dict[str, Any]:
+        """Train or evaluate, write the artifact (rank 0), return its record."""
+        started = time.time()
+        net = self._build(self.stage.net)
+        record: dict[str, Any] = {
+            "stage": self.stage.name,
+            **self.stage.identity,
+            "seed": self.stage.seed,
+            "precision": self.precision.name,
+            "device": device_name(self.device),
+            "world_size": self.world,
+            "threads": torch.get_num_threads(),
+            "parameters": net.info.parameters,
+            "flops_per_image": net.info.flops,
+        }
+        if self.stage.train is None:
+            record |= {"test": self._evaluate(net, self.stage.dataset.test), "epochs": 0}
+            record["validation"] = self._evaluate(net, self.stage.dataset.validation)
+        else:
+            record |= self._train(net)
+        record["wall_s"] = time.time() - started
+        if self.rank == 0:
+            self.store.write_json("record.json", record)  # last: its presence is what makes the artifact whole
+        return record
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _build(self, spec: NetSpec) -> Net:
+        torch.manual_seed(self.stage.seed * 1_000_003 + sum(map(ord, spec.init)))
+        net = build(spec.spec, self.stage.dataset.num_classes, self.image_size)
+        if spec.weights is not None:
+            load_weights(net, spec.weights)
+        layout = torch.channels_last if self.stage.train is None or self.stage.train.channels_last else None
+        return net.to(self.device, memory_format=layout) if layout else net.to(self.device)
+
+    def _pixels(self, spec: NetSpec) -> Pixels:
+        dataset = self.stage.dataset
+        return Pixels(spec.spec.mean or dataset.mean, spec.spec.std or dataset.std)
+
+    def _feed_options(self) -> dict[str, Any]:
+        return {
+            "rank": self.rank,
+            "world": self.world,
+            "device": self.device,
+            "use_ray": self.stage.use_ray,
+            "data_cpus": self.stage.data_cpus or None,
+        }
+
+    def _evaluate(self, net: Net, split: Split | None) -> dict[str, float] | None:
+        if split is None or not len(split):
+            return None
+        feed = eval_feed(
+            self.stage.data, split.manifest, split.rows, batch=self.stage.evaluate.batch, **self._feed_options()
+        )
+        pixels = self._pixels(self.stage.net)
+        return evaluate(net, feed, lambda images: pixels.prepare(images, self.precision), self.precision, self.device)
+
+    def _train(self, net: Net) -> dict[str, Any]:
+        stage, train, dataset = self.stage, self.stage.train, self.stage.dataset
+        assert train is not None and dataset.train is not None
+        teacher = None
+        if stage.teacher is not None:
+            teacher = freeze(self._build(stage.teacher), self._pixels(stage.teacher), self.precision, self.image_size)
+        torch.manual_seed(stage.seed * 1_000_003 + 7)  # the heads' start does not depend on how the networks were built
+        objectives = ObjectiveSet(
+            stage.objectives,
+            Setup(
+                num_classes=dataset.num_classes,
+                num_samples=dataset.train.manifest.num_samples,
+                student=net.info,
+                teacher=teacher.net.info if teacher else None,
+                labels=training_labels(dataset.labels, dataset.train.rows),
+                batch=train.batch,
+                epochs=train.epochs,
+                seed=stage.seed,
+                views=stage.data.views,
+            ),
+        ).to(self.device)
+        feed = train_feed(
+            stage.data,
+            dataset.train.manifest,
+            dataset.train.rows,
+            batch=train.batch,
+            seed=stage.seed,
+            **self._feed_options(),
+        )
+        board = Board(self.store, self.listener) if self.rank == 0 else None
+        checkpoints = Checkpoints(self.store, train.checkpoint.keep)
+        validation = dataset.validation
+        loop = Loop(
+            Job(
+                trainable=Trainable(net, objectives),
+                teacher=teacher,
+                feed=feed,
+                train=train,
+                pixels=self._pixels(stage.net),
+                precision=self.precision,
+                device=self.device,
+                seed=stage.seed,
+                listener=board or self.listener,
+                validate=(lambda n: self._evaluate(n, validation) or {}) if validation else None,
+                checkpoints=checkpoints,
+                rank=self.rank,
+                world=self.world,
+            )
+        )
+        try:
+            outcome = loop.run()
+        finally:
+            if board:
+                board.close()
+        return self._finish(net, outcome, checkpoints)
+
+    def _finish(self, net: Net, outcome: Outcome, checkpoints: Checkpoints) -> dict[str, Any]:
+        """Evaluate the last and the best weights on test, and export them (the best ones as the model)."""
+        assert self.stage.train is not None
+        tests: dict[str, Any] = {}
+        versions = {"last": outcome.last}
+        if outcome.best is not None:
+            versions["best"] = outcome.best
+        for name, weights in versions.items():
+            net.backbone.load_state_dict(weights)
+            tests[name] = self._evaluate(net, self.stage.dataset.test)
+            if self.rank == 0:
+                card = self._card(net, name, tests[name], outcome)
+                tensors, text = export_bytes(net, card)
+                names = [name] if name != list(versions)[-1] else [name, "model"]
+                for stem in names:
+                    self.store.write_bytes(f"{stem}.safetensors", tensors)
+                    self.store.write_text(f"{stem}.json", text)
+        if self.rank == 0:
+            checkpoints.clear()
+        return {
+            "epochs": self.stage.train.epochs,
+            "steps": outcome.steps,
+            "resumed_from": outcome.resumed_from,
+            "history": outcome.history,
+            "test": tests["last"],
+            "test_best": tests.get("best"),
+            "best_epoch": outcome.best_epoch,
+            **throughput(outcome.history),
+            **outcome.extra,
+        }
+
+    def _card(self, net: Net, name: str, test: dict[str, float] | None, outcome: Outcome) -> dict[str, Any]:
+        pixels = self._pixels(self.stage.net)
+        return {
+            "weights": "best on validation" if name == "best" else "last epoch",
+            "epoch": outcome.best_epoch if name == "best" else len(outcome.history),
+            "image_size": self.image_size,
+            "mean": list(pixels.mean),
+            "std": list(pixels.std),
+            "class_names": self.stage.dataset.class_names,
+            "test": test,
+            **self.stage.identity,
+        }
+
+
+def training_labels(labels: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
+    """Labels [N] by sample index with -1 where the sample is not trained on, so that no bank draws a held-out image."""
+    if labels is None:
+        raise DataError("the labels were not read")
+    known = np.full_like(labels, -1)
+    known[rows] = labels[rows]
+    return known
+
+
+def throughput(history: list[dict[str, float]]) -> dict[str, float]:
+    """Images per second and data-wait share over all epochs, weighted by their seconds."""
+    seconds = sum(row["seconds"] for row in history)
+    if seconds <= 0:
+        return {"images_per_s": 0.0, "data_wait": 0.0, "train_s": 0.0}
+    images = sum(row["images_per_s"] * row["seconds"] for row in history)
+    waited = sum(row["data_wait"] * row["seconds"] for row in history)
+    return {"images_per_s": images / seconds, "data_wait": waited / seconds, "train_s": seconds}
+
+
+def device_name(device: torch.device) -> str:
+    """Readable name of the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
