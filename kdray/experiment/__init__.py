@@ -3,7 +3,9 @@
 Pure: it reads the YAML files that it is given and nothing else; no torch, no Ray, no numpy.
 """
 
+from kdray.experiment.load import experiment_from_dict, load_experiment, read_tree, to_yaml
 from kdray.experiment.part import Part, digest_of
+from kdray.experiment.paths import get_path, set_path
 from kdray.experiment.schema import (
     Checkpointing,
     Cluster,
@@ -36,4 +38,10 @@ __all__ = [
     "Teacher",
     "Train",
     "digest_of",
+    "experiment_from_dict",
+    "get_path",
+    "load_experiment",
+    "read_tree",
+    "set_path",
+    "to_yaml",
 ]

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+
+from kdray.experiment.part import refuse
 
 MAX_INT = 2**63 - 1  # counts, seeds and sizes live in int64 everywhere downstream
+
+
+def _numbers(n: int, fix: str) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a check that a list of `n` values stands there; the values themselves are checked by the tuple's types."""
+
+    def check(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or len(value) != n:
+            raise refuse(f"wants {n} numbers", fix, (), value)
+        return tuple(value)
+
+    return check
+
 
 Count = Annotated[int, Field(ge=1, le=MAX_INT)]
 Natural = Annotated[int, Field(ge=0, le=MAX_INT)]
@@ -15,6 +30,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
-# strict=False only lets a YAML list stand for the tuple; its three numbers are checked strictly all the same.
-Mean = Annotated[tuple[Unit, Unit, Unit], Field(strict=False)]
-Std = Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
+Mean = Annotated[tuple[Unit, Unit, Unit], BeforeValidator(_numbers(3, "Write [r, g, b], for pixels in 0..1"))]
+Std = Annotated[
+    tuple[Positive, Positive, Positive], BeforeValidator(_numbers(3, "Write [r, g, b], for pixels in 0..1"))
+]
+Betas = Annotated[tuple[BelowOne, BelowOne], BeforeValidator(_numbers(2, "Write [0.9, 0.999]"))]

@@ -48,8 +48,6 @@ def _map_of_parameters(value: Any) -> dict[str, Any]:
 
 
 def _map_of_objectives(value: Any) -> dict[str, dict[str, Any]]:
-    if isinstance(value, list):
-        raise refuse("wants a map of objectives, not a list", "Write {ce: {weight: 1}}", (), value)
     if not isinstance(value, Mapping):
         raise refuse("wants a map of objectives", "Write {ce: {weight: 1}}", (), value)
     objectives: dict[str, dict[str, Any]] = {}
@@ -81,7 +79,7 @@ def _transform(item: Any, i: int) -> str | dict[str, dict[str, Any]]:
     if len(item) > 1:
         names = ", ".join(map(str, item))
         fix = "Give each its own list entry, and parameters as {name: {parameter: value}}"
-        raise refuse(f"has {len(item)} names ({names}) where one transform belongs", fix, (i,), item)
+        raise refuse(f"has {len(item)} names ({names}) where one transform belongs", fix, (i,))
     (name, parameters), *_ = item.items()
     _text_key(name, (i,))
     if not parameters and (parameters is None or isinstance(parameters, Mapping)):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from kdray.experiment.bounds import BelowOne, Count, Mean, Natural, NonNegative, Positive, Std, Text, Unit
+from kdray.experiment.bounds import BelowOne, Betas, Count, Mean, Natural, NonNegative, Positive, Std, Text, Unit
 from kdray.experiment.freeform import Objectives, Parameters, Transforms
 from kdray.experiment.part import OPERATIONAL, Part, refuse
 
@@ -59,11 +59,12 @@ class Data(Part):
         packed = self.source is not None
         if not packed and self.train is None:
             fix = "Give source: digits, cifar10 or cifar100, or train: the folder or URI of Parquet shards"
-            raise refuse("names no training data", fix)
+            at = ("source",) if "source" in self.model_fields_set else ()
+            raise refuse("names no training data", fix, at)
         for key in ("train", "test"):
             if packed and getattr(self, key) is not None:
-                problem = f"source {self.source} brings its own {key} set, so this key would do nothing"
-                raise refuse(problem, f"Remove {key}, or write source: shards", (key,), getattr(self, key))
+                problem = f"source {self.source} brings its own {key} set, so {getattr(self, key)} would do nothing"
+                raise refuse(problem, f"Remove {key}, or write source: shards", (key,))
         _both_or_none(self)
         return self
 
@@ -75,7 +76,7 @@ class Optimizer(Part):
     lr: Positive
     momentum: BelowOne = 0.9
     nesterov: bool = False
-    betas: Annotated[tuple[BelowOne, BelowOne], Field(strict=False)] = (0.9, 0.999)
+    betas: Betas = (0.9, 0.999)
     weight_decay: NonNegative = 5e-4
     decay_norm_and_bias: bool = True
 
@@ -104,7 +105,7 @@ class Schedule(Part):
         for i in range(1, len(self.milestones)):
             if self.milestones[i] <= self.milestones[i - 1]:
                 problem = f"milestones must increase, but {self.milestones[i - 1]} comes before {self.milestones[i]}"
-                raise refuse(problem, "Sort them and name each epoch once", ("milestones",), self.milestones)
+                raise refuse(problem, "Sort them and name each epoch once", ("milestones",))
         return self
 
 
@@ -153,11 +154,11 @@ class Train(Part):
         if last >= self.epochs:
             problem = f"milestone {last} is never reached in {self.epochs} epochs"
             fix = "Give milestones below train.epochs, or more epochs"
-            raise refuse(problem, fix, ("schedule", "milestones"), self.schedule.milestones)
+            raise refuse(problem, fix, ("schedule", "milestones"))
         if self.schedule.warmup_epochs >= self.epochs:
             problem = f"a warmup of {self.schedule.warmup_epochs:g} epochs fills all {self.epochs} epochs"
             fix = "Give warmup_epochs below train.epochs, or more epochs"
-            raise refuse(problem, fix, ("schedule", "warmup_epochs"), self.schedule.warmup_epochs)
+            raise refuse(problem, fix, ("schedule", "warmup_epochs"))
         return self
 
 
@@ -273,13 +274,13 @@ class Experiment(Part):
                 f"batch {train.batch} cannot be split over {workers} workers x {train.accumulate} accumulated steps"
             )
             fix = f"Give a multiple of {parts}: {f'{below} or ' if below else ''}{above}"
-            raise refuse(problem, fix, (*at, "batch"), train.batch)
+            raise refuse(problem, fix, (*at, "batch"))
 
 
 def _both_or_none(part: Data | ModelSpec) -> None:
     for key, other in (("mean", "std"), ("std", "mean")):
         if getattr(part, key) is None and getattr(part, other) is not None:
-            raise refuse(f"{other} is given without {key}", "Give both, or neither", (key,))
+            raise refuse(f"is given without {key}", "Give both, or neither", (other,))
 
 
 def _only_for(part: Optimizer | Schedule | LrRule, owners: dict[str, tuple[str, ...]]) -> None:
@@ -287,5 +288,5 @@ def _only_for(part: Optimizer | Schedule | LrRule, owners: dict[str, tuple[str, 
     for key, kinds in owners.items():
         value, default = getattr(part, key), type(part).model_fields[key].get_default(call_default_factory=True)
         if part.type not in kinds and value != default:
-            problem = f"belongs to type {' or '.join(kinds)}, not {part.type}"
-            raise refuse(problem, f"Remove it, or write type: {kinds[0]}", (key,), value)
+            problem = f"{key} {value} belongs to type {' or '.join(kinds)}, but the type is {part.type}"
+            raise refuse(problem, f"Remove it, or write type: {kinds[0]}", (key,))
