@@ -14,6 +14,8 @@ from kdray.errors import DataError
 from kdray.models.outputs import Net
 from kdray.train.precision import Precision
 
+Prepare = Callable[[torch.Tensor], torch.Tensor]
+
 
 def broadcast_statistics(net: nn.Module) -> None:
     """Give every rank rank 0's buffers (batch-norm statistics), so that all ranks evaluate one and the same network."""
@@ -26,7 +28,7 @@ def broadcast_statistics(net: nn.Module) -> None:
 def evaluate(
     net: Net,
     feed: EvalFeed,
-    prepare: Callable[[torch.Tensor], torch.Tensor],
+    prepare: Prepare,
     precision: Precision,
     device: torch.device,
 ) -> dict[str, float]:
@@ -60,9 +62,7 @@ def evaluate(
     }
 
 
-def count_batch(
-    net: Net, batch: Batch, prepare: Callable[[torch.Tensor], torch.Tensor], precision: Precision
-) -> torch.Tensor:
+def count_batch(net: Net, batch: Batch, prepare: Prepare, precision: Precision) -> torch.Tensor:
     """Sums [4] over one batch: top-1 hits, top-5 hits (or top-C when there are fewer classes), nll, images."""
     with precision.autocast():
         logits = net(prepare(batch.images)).logits

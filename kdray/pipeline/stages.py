@@ -175,7 +175,7 @@ def generation(entry: str, stem: str) -> int:
 
 
 def _data_identity(data: Data, training: bool) -> dict[str, Any]:
-    """The part of `data` that changes a stage's result: not where it lies, and for an evaluation not how it is shuffled."""
+    """The part of `data` that changes a stage's result: not where it lies, nor, for an evaluation, training's part."""
     plain = {key: value for key, value in data.canonical(results_only=True).items() if key not in WHERE_DATA_LIES}
     if not training:
         plain = {key: value for key, value in plain.items() if key in ("eval_transform", "validation", "limit")}

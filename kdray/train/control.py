@@ -42,7 +42,7 @@ class Control:
 
 
 class RemoteListener:
-    """A loop's listener inside a Ray worker: events go to the control actor, the stop flag is polled beside the loop."""
+    """A loop's listener inside a Ray worker: events go to the control actor, a thread polls its stop flag."""
 
     def __init__(self, control: Any) -> None:
         self.control = control

@@ -68,7 +68,7 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
             num_workers=cluster.workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
-            # Ray Train's own folder stays almost empty: checkpoints are kdray's, so that runs without Ray have them too.
+            # Ray Train's own folder stays almost empty: checkpoints are kdray's, which runs without Ray have too.
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
@@ -135,7 +135,7 @@ def _worker_environment() -> dict[str, str]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The worker's own exception inside what Ray Train raised; kdray's errors win over those that followed from them."""
+    """The worker's own exception inside what Ray Train raised; kdray's errors win over what followed from them."""
     failures = getattr(error, "worker_failures", None) or {}
     found = [_unwrap(failure) for _, failure in sorted(failures.items())]
     chosen = [reason for reason in found if isinstance(reason, KdrayError)] or found
