@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from kdray.errors import ConfigError
+from kdray.experiment.bounds import BelowOne
 from kdray.objectives.contract import LOSS, Objective, ObjectiveConfig, Setup, StepInfo, Targets
 from kdray.objectives.registry import register
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class CEConfig(ObjectiveConfig):
     """`label_smoothing` in [0, 1): the share of the target that is spread over all classes."""
 
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: BelowOne = 0.0
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

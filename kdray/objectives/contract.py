@@ -11,29 +11,26 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
+
+from kdray.experiment.bounds import NonNegative
+from kdray.experiment.part import Part
 
 if TYPE_CHECKING:
     from kdray.models.outputs import ModelInfo, Outputs
 
 Provenance = Literal["author-code", "paper", "reconstruction"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Gather = Literal["local", "global"]
 
 LOSS = "loss"
 """Part name of an objective that has a single part: it is reported under the objective's own name."""
 
 
-class _Typed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class WeightSchedule(_Typed):
+class WeightSchedule(Part):
     """A factor in [0, 1] on an objective's weight, as a function of the epoch alone.
 
     - `constant`: 1.
@@ -71,7 +68,7 @@ class WeightSchedule(_Typed):
         return 1.0
 
 
-class ObjectiveConfig(_Typed):
+class ObjectiveConfig(Part):
     """What every objective takes: its `weight` in the total and the `schedule` of that weight."""
 
     weight: NonNegative = 1.0

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdray.objectives.contract import LOSS, Needs, Objective, ObjectiveConfig, Positive, StepInfo, Targets
+from kdray.experiment.bounds import Positive
+from kdray.objectives.contract import LOSS, Needs, Objective, ObjectiveConfig, StepInfo, Targets
 from kdray.objectives.registry import register
 
 if TYPE_CHECKING:

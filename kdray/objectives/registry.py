@@ -8,14 +8,16 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 import kdray.objectives
 from kdray.errors import ConfigError, nearest
+from kdray.experiment.explain import show
+from kdray.experiment.part import Part
 from kdray.objectives.contract import NOTHING, Needs, Objective, ObjectiveConfig, Provenance, Setup
 
 _METHODS: dict[str, type[Objective]] = {}
@@ -159,26 +161,37 @@ def _user_class(reference: str, where: str) -> type[Objective]:
     return cls
 
 
-def _explain(error: ValidationError, config: type[BaseModel], where: str, method: str) -> ConfigError:
-    """The first of pydantic's errors as one line that names the key's path, the value and the choices."""
-    first, *others = error.errors()
-    path = ".".join([where, *(str(part) for part in first["loc"])])
+def _explain(error: ValidationError, config: type[Part], where: str, method: str) -> ConfigError:
+    """Pydantic's errors as one ConfigError: the first key's path, what is wrong with it, the choices."""
+    found: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False):
+        keys = [where]
+        part: type[Part] | None = config
+        for key in item["loc"]:
+            if part is None:
+                break  # what follows says which branch of a union refused the value
+            keys.append(str(key))
+            if item["type"] == "extra_forbidden" and len(keys) > len(item["loc"]):
+                fields = list(part.model_fields)
+                problem = f"{method} has no such parameter{nearest(str(key), fields)}"
+                return ConfigError(problem, where=".".join(keys), fix=f"Parameters: {', '.join(fields)}")
+            part = _part_at(part, str(key))
+        said = "should be a map of parameters" if item["type"] == "model_type" else item["msg"].removeprefix("Input ")
+        text = said.removeprefix("Value error, ")
+        if item["type"] != "value_error":
+            text = f"{show(item['input'])} {said.replace('should be', 'stands where there should be', 1)}"
+        found.setdefault(".".join(keys), []).append(text)
+    (path, (first, *rest)), *others = found.items()
     more = f" (and {len(others)} more)" if others else ""
-    if first["type"] == "extra_forbidden":
-        fields = _fields_at(config, first["loc"][:-1])
-        problem = f"{method} has no such parameter{nearest(str(first['loc'][-1]), fields)}{more}"
-        return ConfigError(problem, where=path, fix=f"Parameters: {', '.join(fields)}")
-    message = first["msg"].removeprefix("Value error, ")
-    return ConfigError(f"{first['input']!r} does not do: {message[:1].lower()}{message[1:]}{more}", where=path)
+    return ConfigError(
+        " or ".join([first, *(one.partition(" there should be ")[2] for one in rest)]) + more, where=path
+    )
 
 
-def _fields_at(config: type[BaseModel], location: Iterable[int | str]) -> list[str]:
-    for part in location:
-        field = config.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            break
-        config = field.annotation
-    return list(config.model_fields)
+def _part_at(part: type[Part], key: str) -> type[Part] | None:
+    field = part.model_fields.get(key)
+    kind = None if field is None else field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Part) else None
 
 
 def normalise(objectives: Mapping[str, Any], where: str = "objectives") -> dict[str, dict[str, Any]]:
@@ -192,7 +205,7 @@ def normalise(objectives: Mapping[str, Any], where: str = "objectives") -> dict[
     for entry in parse(objectives, where):
         given = (objectives[entry.name] or {}).get("type", entry.name)
         kind = {} if given == entry.name else {"type": given}
-        result[entry.name] = kind | entry.options.model_dump(mode="json", exclude_defaults=True)
+        result[entry.name] = kind | entry.options.canonical()
     return result
 
 
