@@ -80,11 +80,12 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequentia
 def shuffle(maps: Tensor, groups: int) -> Tensor:
     """Interleave the channels of `groups` groups: channel (g, c) becomes (c, g) (ShuffleNet, CVPR 2018)."""
     n, channels, height, width = maps.shape
-    mixed = maps.reshape(n, groups, channels // groups, height, width).transpose(1, 2)
-    # Without this the reshape of a channels_last map falls back to contiguous memory in the rest of the network.
-    channels_last = maps.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return mixed.reshape(n, channels, height, width).contiguous(memory_format=layout)
+    # Two spellings, one copy each: a channels_last map stays channels_last.
+    if maps.is_contiguous(memory_format=torch.channels_last):
+        last = maps.permute(0, 2, 3, 1).reshape(n, height, width, groups, channels // groups)
+        return last.transpose(3, 4).reshape(n, height, width, channels).permute(0, 3, 1, 2)
+    first = maps.reshape(n, groups, channels // groups, height, width)
+    return first.transpose(1, 2).reshape(n, channels, height, width)
 
 
 def global_pool(maps: Tensor) -> Tensor:

@@ -1,0 +1,149 @@
+"""Take a trained network out: plain weights with a card, or a program that needs nothing but torch.
+
+The weights file holds the backbone's own state dict, so a torchvision or timm network loads with no code of this
+project; the card (JSON) says how, and `load_exported` does it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from kdray.errors import ModelError
+from kdray.models.outputs import Net
+from kdray.models.registry import find
+from kdray.models.tapped import plain_copy
+from kdray.models.weights import load_weights
+from kdray.models.zoo import build
+
+FORMAT = "kdray.card/1"
+
+
+def export_bytes(net: Net, card: Mapping[str, Any], weights_file: str = "model.safetensors") -> tuple[bytes, str]:
+    """Return a safetensors file of the plain state dict and its JSON card.
+
+    Args:
+        net: built by `zoo.build`.
+        card: what only the caller knows, such as `mean` and `std` (per channel, of images in 0..1), accuracy, classes.
+            It may not contradict what the network says of itself.
+        weights_file: name under which the first will lie beside the second.
+
+    Raises ModelError when `card` contradicts the network, or the network was not built from a recipe.
+    """
+    # Every key is written, a tied one as a copy of its own, so that plain load_state_dict finds all of them.
+    state = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in net.backbone.state_dict().items()
+    }
+    data = safetensors.torch.save(state, metadata={"format": "pt", "model": net.info.name})
+    own: dict[str, Any] = {
+        "format": FORMAT,
+        **_recipe(net),
+        "parameters": net.info.parameters,
+        "pooled_dim": net.info.pooled_dim,
+        "flops": net.info.flops,
+        "weights": weights_file,
+        "sha256": sha256(data).hexdigest(),
+        "keys": _layout(net),
+        "load": _how_to_load(net, weights_file),
+    }
+    for key, value in card.items():
+        if key in own and own[key] != value:
+            raise ModelError(f"the card says {key}={value!r}, the network {own[key]!r}", where="card")
+    # mean and std stand in every card: a user must see that they matter even where nobody gave them.
+    return data, json.dumps({**own, "mean": None, "std": None, **card}, indent=2) + "\n"
+
+
+def load_exported(card_uri: str) -> tuple[Net, dict[str, Any]]:
+    """Build the network of a card (a path, s3:// or gs://) and load the weights that lie beside it.
+
+    Raises ModelError when the card or the weights are not what `export_bytes` writes.
+    """
+    try:
+        card = json.loads(_read_text(card_uri))
+    except ValueError as error:
+        raise ModelError(f"{card_uri} is no JSON: {error}", where="card") from error
+    needed = {"model", "num_classes", "image_size", "weights", "sha256"}
+    if not isinstance(card, dict) or card.get("format") != FORMAT or not needed <= card.keys():
+        raise ModelError(f"{card_uri} is not a card of an exported network ({FORMAT})", where="card")
+    spec = SimpleNamespace(**{key: card.get(key) for key in ("model", "params", "stages", "pooled")})
+    net = build(spec, card["num_classes"], card["image_size"])
+    folder, slash, _ = card_uri.rpartition("/")
+    report = load_weights(net, f"{folder}{slash}{card['weights']}")
+    if report.sha256 != card["sha256"]:
+        raise ModelError(f"{report.source} is not the file that {card_uri} describes", where="card")
+    return net.eval(), card
+
+
+def export_program(net: Net, path: str | Path) -> None:
+    """Write the network as a `.pt2` program: `torch.export.load(path).module()(images)` gives logits `[n, C]`.
+
+    It takes normalised float32 images `[n, 3, S, S]` of the recipe's size and any n, runs in eval mode and needs only
+    torch. The file is whole or absent. Raises ModelError when torch.export cannot trace the network.
+    """
+    size = _recipe(net)["image_size"]
+    module = plain_copy(net).to("cpu", torch.float32)
+    images = torch.zeros(2, 3, size, size)
+    try:
+        batch = {0: torch.export.Dim("batch", min=1)}
+        with torch.no_grad():
+            program = torch.export.export(module, (images,), dynamic_shapes=(batch,))
+    except Exception as error:  # the tracer meets someone else's Python: it may raise anything
+        raise ModelError(
+            f"{net.info.name} cannot be exported as a program: {type(error).__name__}: {str(error).splitlines()[0]}",
+            fix="export its weights and card instead",
+        ) from error
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = Path(folder) / path.name
+        torch.export.save(program, part)
+        os.replace(part, path)
+
+
+def _recipe(net: Net) -> dict[str, Any]:
+    if not net.recipe:
+        raise ModelError("the network carries no recipe", fix="build it with kdray.models.build")
+    return net.recipe
+
+
+def _layout(net: Net) -> str:
+    name = net.info.name
+    entry = find(name)
+    if entry:
+        return entry.layout
+    return f"{name} as that package defines it" if "/" in name else f"the module that {name} returns"
+
+
+def _how_to_load(net: Net, weights_file: str) -> str:
+    name, classes = net.info.name, net.info.num_classes
+    params = "".join(f", {key}={value!r}" for key, value in net.recipe["params"].items())
+    load = f"model.load_state_dict(safetensors.torch.load_file({weights_file!r}))"
+    if name.startswith("torchvision/"):
+        plain = name.removeprefix("torchvision/")
+        aux = ", aux_logits=False" if plain in ("googlenet", "inception_v3") and "aux_logits" not in params else ""
+        return f"model = torchvision.models.get_model({plain!r}, num_classes={classes}{aux}{params}); {load}"
+    if name.startswith("timm/"):
+        plain = name.removeprefix("timm/")
+        return f"model = timm.create_model({plain!r}, num_classes={classes}{params}); {load}"
+    return f"net, card = kdray.models.export.load_exported(this file); or into {_layout(net)}: {load}"
+
+
+def _read_text(uri: str) -> str:
+    if "://" in uri:
+        from kdray.store import read_uri
+
+        return read_uri(uri).decode()
+    try:
+        return Path(uri).read_text()
+    except OSError as error:
+        raise ModelError(f"{uri} cannot be read: {error.strerror}", where="card") from error
