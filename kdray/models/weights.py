@@ -144,15 +144,20 @@ def fitting_model(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+def is_published(model: str, weights: str | None) -> bool:
+    """Whether `weights` names published weights of a torchvision or timm network, and not a file."""
+    if weights is None or "/" in weights or "." in weights:
+        return False
+    return model.startswith("torchvision/") or (model.startswith("timm/") and weights == "pretrained")
+
+
 def _published(net: Net, uri: str) -> StateFile | None:
     """Published weights of a torchvision or timm network, None when `uri` names a file."""
     name = net.info.name
-    looks_like_file = "/" in uri or "." in uri
-    if name.startswith("torchvision/") and not looks_like_file:
-        return _torchvision(net, name.removeprefix("torchvision/"), uri)
-    if name.startswith("timm/") and uri == "pretrained":
-        return _timm(net, name.removeprefix("timm/"))
-    return None
+    if not is_published(name, uri):
+        return None
+    library, _, short = name.partition("/")
+    return _torchvision(net, short, uri) if library == "torchvision" else _timm(net, short)
 
 
 def _torchvision(net: Net, name: str, choice: str) -> StateFile:

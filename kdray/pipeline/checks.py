@@ -12,7 +12,7 @@ import torch
 from kdray.errors import ConfigError, DataError, ModelError, StoreError
 from kdray.experiment import Cluster, Experiment
 from kdray.models.outputs import ModelInfo, Outputs
-from kdray.models.weights import is_library_name, load_weights
+from kdray.models.weights import is_published, load_weights
 from kdray.models.zoo import build
 from kdray.objectives.combine import ObjectiveSet
 from kdray.objectives.contract import Setup, StepInfo, Targets
@@ -36,9 +36,11 @@ def check_stage(stage: Stage, sizes: Estimate) -> None:
     if stage.done:
         return
     if spec.train is None:
-        if spec.dataset.test is None:
+        if spec.dataset.test is None and spec.dataset.validation is None:
             raise DataError(
-                "there is no test set to evaluate the teacher on", where="data.test", fix="Give the URI of its shards"
+                "there is nothing to evaluate the teacher on",
+                where="data.test",
+                fix="Give the URI of a test set's shards",
             )
     else:
         _check_training(stage, sizes)
@@ -108,7 +110,7 @@ def _random_outputs(info: ModelInfo, rows: int) -> Outputs:
 
 def _check_weights(net: NetSpec, spec: StageSpec) -> None:
     """Load the weights that the experiment names once, here, where a mismatch costs nothing."""
-    if net.spec.weights is None or net.weights is None or is_library_name(net.spec):
+    if net.spec.weights is None or net.weights is None or is_published(net.spec.model, net.spec.weights):
         return
     load_weights(build(net.spec, spec.dataset.num_classes, spec.dataset.image_size), net.weights)
 

@@ -16,8 +16,8 @@ from kdray.data.sources import digit_samples, is_present
 from kdray.data.writer import write_shards
 from kdray.errors import InputError
 from kdray.experiment import Data, Experiment, ModelSpec, Train, experiment_from_dict
-from kdray.models.weights import is_library_name
-from kdray.models.zoo import takes_width
+from kdray.models.weights import is_published
+from kdray.models.registry import find
 from kdray.store import Store, exists_uri
 
 IMAGES, BATCH, EPOCHS, LARGE, SMALL = 256, 32, 2, 64, 64
@@ -114,9 +114,10 @@ def _small_transform(item: Any) -> Any:
 
 def _small_model(spec: ModelSpec, plain: dict[str, Any], role: str, notes: list[str]) -> None:
     if spec.weights is not None:
-        if not is_library_name(spec) and "://" not in spec.weights and exists_uri(spec.weights):
+        if not is_published(spec.model, spec.weights) and "://" not in spec.weights and exists_uri(spec.weights):
             return  # real weights fit the real width alone
         plain["weights"] = None
         notes.append(f"{role}: a random start stands in for the weights {spec.weights}")
-    if takes_width(spec.model) and "width" not in spec.params:
+    entry = find(spec.model)
+    if entry is not None and "width" in entry.accepted and "width" not in spec.params:
         plain["params"] = {**plain.get("params", {}), "width": WIDTH}

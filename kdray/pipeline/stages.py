@@ -13,7 +13,7 @@ from typing import Any
 from kdray.data.dataset import Dataset
 from kdray.errors import ConfigError
 from kdray.experiment import Data, Experiment, ModelSpec, Part, Student, Teacher, Train, digest_of
-from kdray.models.weights import is_library_name
+from kdray.models.weights import is_published
 from kdray.objectives.registry import needs, normalise
 from kdray.store import Store, read_uri
 from kdray.train.spec import NetSpec, StageSpec
@@ -51,7 +51,9 @@ def plan_stages(experiment: Experiment, dataset: Dataset, fresh: bool = False) -
     taught: NetSpec | None = None
     if experiment.teacher is not None:
         stage, taught = planner.teacher(experiment.teacher)
-        stages.append(stage)
+        judged = dataset.test is not None or dataset.validation is not None
+        if stage.spec.train is not None or judged or experiment.student is None:
+            stages.append(stage)
     if experiment.student is not None:
         if experiment.student.alone:
             stages.append(planner.student(experiment.student, None, {"ce": {}}, "student_alone", "student alone"))
@@ -105,7 +107,7 @@ class _Planner:
         """A network with the weights that its spec names, and the digest of those weights."""
         if spec.weights is None:
             return NetSpec(spec, None, role), None
-        if is_library_name(spec):
+        if is_published(spec.model, spec.weights):
             return NetSpec(spec, spec.weights, role), spec.weights
         uri = Store(spec.weights).uri
         return NetSpec(spec, uri, role), hashlib.sha256(read_uri(uri)).hexdigest()

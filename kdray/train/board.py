@@ -18,7 +18,7 @@ FOLDER = "tensorboard"
 class Board:
     """A listener that also writes scalars: losses and speed at every log step, validation at every epoch.
 
-    Event files grow in a scratch folder and are put whole into the store after every epoch: object stores do not append.
+    Event files grow in a scratch folder and go whole into the store after every epoch: object stores do not append.
     A resumed run writes a file of its own that purges the steps which are taken again.
     """
 

@@ -93,6 +93,7 @@ class Loop:
         self.best: dict[str, Any] | None = None
         self.epoch, self.batch = 0, 0
         self.resumed_from = 0
+        self.first_step_at: float | None = None  # time of day, for measuring start-up from outside
         self.clock = Stopwatch()
         self.saved_at = time.monotonic()
         self.wrapped: nn.Module = job.trainable
@@ -195,7 +196,11 @@ class Loop:
             best_epoch=self.best["epoch"] if self.best else None,
             steps=self.step,
             resumed_from=self.resumed_from,
-            extra={"bad_images": job.feed.bad_images, "dropped_per_epoch": job.feed.dropped},
+            extra={
+                "bad_images": job.feed.bad_images,
+                "dropped_per_epoch": job.feed.dropped,
+                "first_step_at": self.first_step_at or 0.0,
+            },
         )
 
     def _train_epoch(self) -> None:
@@ -244,6 +249,8 @@ class Loop:
         if self.ema:
             self.ema.update()
         self.window.add(total, parts)
+        if self.first_step_at is None:
+            self.first_step_at = time.time()
 
     def _forward_backward(self, pieces: list[Batch], info: StepInfo) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         job, needs, share = self.job, self.job.trainable.objectives.needs, 1 / len(pieces)

@@ -22,6 +22,14 @@ from kdray.train.spec import StageSpec
 
 log = logging.getLogger(__name__)
 DRAIN_S = 0.2
+STORAGE_SETTINGS = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+)
 
 
 def run_on_ray(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Listener) -> dict[str, Any]:
@@ -55,14 +63,14 @@ def run_on_ray(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Lis
 
 
 def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Listener) -> dict[str, Any]:
-    control = Control.remote()
+    control = Control.remote()  # type: ignore[attr-defined]
     resources: dict[str, float] = {"CPU": shares.worker_cpus}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
     name = f"{stage.name}-{os.getpid()}-{time.time_ns()}"
     filesystem, path = open_uri(Store(stage.store).path_uri("ray"))
     trainer = ray.train.torch.TorchTrainer(
-        _train_function,
+        _train_function,  # type: ignore[arg-type]
         train_loop_config={"stage": stage, "control": control},
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
@@ -129,9 +137,7 @@ def _train_function(config: dict[str, Any]) -> dict[str, Any]:
 
 def _worker_environment() -> dict[str, str]:
     """Storage settings that a worker on another node needs; Ray itself passes on credentials and RAY_TRAIN_* only."""
-    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-    names += ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
-    return {name: os.environ[name] for name in names if name in os.environ}
+    return {name: os.environ[name] for name in STORAGE_SETTINGS if name in os.environ}
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -159,4 +165,5 @@ def _first_line(error: BaseException) -> str:
 
 
 def _log_folder() -> str:
-    return os.path.join(ray._private.worker.global_worker.node.get_session_dir_path(), "logs", "train")
+    node = ray._private.worker.global_worker.node
+    return os.path.join(node.get_session_dir_path(), "logs", "train") if node else "in the cluster's dashboard"

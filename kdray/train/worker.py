@@ -88,7 +88,8 @@ class StageWorker:
         if spec.weights is not None:
             load_weights(net, spec.weights)
         layout = torch.channels_last if self.stage.train is None or self.stage.train.channels_last else None
-        return net.to(self.device, memory_format=layout) if layout else net.to(self.device)
+        net = net.to(self.device)
+        return net.to(memory_format=layout) if layout is not None else net
 
     def _pixels(self, spec: NetSpec) -> Pixels:
         dataset = self.stage.dataset
@@ -180,9 +181,8 @@ class StageWorker:
             tests[name] = self._evaluate(net, self.stage.dataset.test)
             if self.rank == 0:
                 card = self._card(net, name, tests[name], outcome)
-                tensors, text = export_bytes(net, card)
-                names = [name] if name != list(versions)[-1] else [name, "model"]
-                for stem in names:
+                for stem in [name] if name != list(versions)[-1] else [name, "model"]:
+                    tensors, text = export_bytes(net, card, f"{stem}.safetensors")
                     self.store.write_bytes(f"{stem}.safetensors", tensors)
                     self.store.write_text(f"{stem}.json", text)
         if self.rank == 0:
@@ -202,9 +202,8 @@ class StageWorker:
     def _card(self, net: Net, name: str, test: dict[str, float] | None, outcome: Outcome) -> dict[str, Any]:
         pixels = self._pixels(self.stage.net)
         return {
-            "weights": "best on validation" if name == "best" else "last epoch",
+            "chosen": "best on validation" if name == "best" else "last epoch",
             "epoch": outcome.best_epoch if name == "best" else len(outcome.history),
-            "image_size": self.image_size,
             "mean": list(pixels.mean),
             "std": list(pixels.std),
             "class_names": self.stage.dataset.class_names,
