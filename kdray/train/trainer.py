@@ -80,7 +80,7 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
-            worker_runtime_env={"env_vars": _worker_environment()},
+            worker_runtime_env={"env_vars": _worker_environment()},  # type: ignore[call-arg]
         ),
     )
     outcome: dict[str, Any] = {}
