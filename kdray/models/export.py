@@ -28,16 +28,15 @@ from kdray.models.zoo import build
 FORMAT = "kdray.card/1"
 
 
-def export_bytes(net: Net, card: Mapping[str, Any], weights_file: str = "model.safetensors") -> tuple[bytes, str]:
-    """Return a safetensors file of the plain state dict and its JSON card.
+def export_bytes(net: Net, card: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return a safetensors file of the plain state dict and its JSON card, to be stored as X.safetensors and X.json.
 
     Args:
         net: built by `zoo.build`.
-        card: what only the caller knows, such as `mean` and `std` (per channel, of images in 0..1), accuracy, classes.
-            It may not contradict what the network says of itself.
-        weights_file: name under which the first will lie beside the second.
+        card: what only the caller knows, such as `mean` and `std` (per channel, of images in 0..1), accuracy, class
+            names. Where both say something, what the network knows of itself stands.
 
-    Raises ModelError when `card` contradicts the network, or the network was not built from a recipe.
+    Raises ModelError when the network was not built from a recipe.
     """
     # Every key is written, a tied one as a copy of its own, so that plain load_state_dict finds all of them.
     state = {
@@ -51,20 +50,16 @@ def export_bytes(net: Net, card: Mapping[str, Any], weights_file: str = "model.s
         "parameters": net.info.parameters,
         "pooled_dim": net.info.pooled_dim,
         "flops": net.info.flops,
-        "weights": weights_file,
         "sha256": sha256(data).hexdigest(),
         "keys": _layout(net),
-        "load": _how_to_load(net, weights_file),
+        "load": _how_to_load(net),
     }
-    for key, value in card.items():
-        if key in own and own[key] != value:
-            raise ModelError(f"the card says {key}={value!r}, the network {own[key]!r}", where="card")
     # mean and std stand in every card: a user must see that they matter even where nobody gave them.
-    return data, json.dumps({**own, "mean": None, "std": None, **card}, indent=2) + "\n"
+    return data, json.dumps({"mean": None, "std": None, **card, **own}, indent=2) + "\n"
 
 
 def load_exported(card_uri: str) -> tuple[Net, dict[str, Any]]:
-    """Build the network of a card (a path, s3:// or gs://) and load the weights that lie beside it.
+    """Build the network of a card (a path, s3:// or gs://) and load the weights that lie beside it (X.json, X.safetensors).
 
     Raises ModelError when the card or the weights are not what `export_bytes` writes.
     """
@@ -72,13 +67,12 @@ def load_exported(card_uri: str) -> tuple[Net, dict[str, Any]]:
         card = json.loads(_read_text(card_uri))
     except ValueError as error:
         raise ModelError(f"{card_uri} is no JSON: {error}", where="card") from error
-    needed = {"model", "num_classes", "image_size", "weights", "sha256"}
+    needed = {"model", "num_classes", "image_size", "sha256"}
     if not isinstance(card, dict) or card.get("format") != FORMAT or not needed <= card.keys():
         raise ModelError(f"{card_uri} is not a card of an exported network ({FORMAT})", where="card")
     spec = SimpleNamespace(**{key: card.get(key) for key in ("model", "params", "stages", "pooled")})
     net = build(spec, card["num_classes"], card["image_size"])
-    folder, slash, _ = card_uri.rpartition("/")
-    report = load_weights(net, f"{folder}{slash}{card['weights']}")
+    report = load_weights(net, card_uri.removesuffix(".json") + ".safetensors")
     if report.sha256 != card["sha256"]:
         raise ModelError(f"{report.source} is not the file that {card_uri} describes", where="card")
     return net.eval(), card
@@ -124,10 +118,10 @@ def _layout(net: Net) -> str:
     return f"{name} as that package defines it" if "/" in name else f"the module that {name} returns"
 
 
-def _how_to_load(net: Net, weights_file: str) -> str:
+def _how_to_load(net: Net) -> str:
     name, classes = net.info.name, net.info.num_classes
     params = "".join(f", {key}={value!r}" for key, value in net.recipe["params"].items())
-    load = f"model.load_state_dict(safetensors.torch.load_file({weights_file!r}))"
+    load = "model.load_state_dict(safetensors.torch.load_file('the .safetensors beside this card'))"
     if name.startswith("torchvision/"):
         plain = name.removeprefix("torchvision/")
         aux = ", aux_logits=False" if plain in ("googlenet", "inception_v3") and "aux_logits" not in params else ""

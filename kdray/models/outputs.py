@@ -43,6 +43,7 @@ class ModelInfo:
         flops: floating point operations of one image's forward in convolutions and matrix products, a multiply-add
             counted as 2; None when not counted.
         linear_head: whether the logits are exactly one Linear on the pooled vector.
+        preact: whether the stages can be had before their activation.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ModelInfo:
     parameters: int = 0
     flops: int | None = None
     linear_head: bool = True
+    preact: bool = True
 
 
 class Tapped(Protocol):

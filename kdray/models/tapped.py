@@ -64,6 +64,7 @@ def make_plan(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         flops=seen.flops,
         linear_head=linear,
+        preact=all(tap.preact is not None for tap in taps),
     )
     return TapPlan(head.name if head else "", logits, taps, info)
 
@@ -178,14 +179,13 @@ class TappedNet(Net):
 
     def forward(self, images: Tensor, stages: bool = False, preact: bool = False) -> Outputs:
         """As `Net.forward`. ModelError when `preact` is asked of a stage that ends in a functional activation."""
-        if preact:
-            for tap in self.plan.stages:
-                if tap.preact is None:
-                    raise ModelError(
-                        f"{self.info.name}: stage {tap.name!r} ends in an activation that is no module",
-                        where="stages",
-                        fix="its pre-activation cannot be tapped; name stages that end in a module such as nn.ReLU",
-                    )
+        if preact and not self.info.preact:
+            hidden = next(tap.name for tap in self.plan.stages if tap.preact is None)
+            raise ModelError(
+                f"{self.info.name}: stage {hidden!r} ends in an activation that is no module",
+                where="stages",
+                fix="its pre-activation cannot be tapped; name stages that end in a module such as nn.ReLU",
+            )
         board = self._board
         board.stages, board.preact = stages, preact
         try:
@@ -196,6 +196,9 @@ class TappedNet(Net):
             board.clear()
         if entering is None:
             raise ModelError(f"{self.info.name}: module {self.plan.head!r} did not run in this forward", where="pooled")
+        if (stages or preact) and len(maps) < len(self.plan.stages):
+            silent = [tap.name for number, tap in enumerate(self.plan.stages) if number not in maps]
+            raise ModelError(f"{self.info.name}: {', '.join(silent)} did not run in this forward", where="stages")
         result = Outputs(output if self.plan.logits else None, pooled_vector(self._head(), entering))
         if stages:
             result.stages = [tap.layout.to_map(maps[number]) for number, tap in enumerate(self.plan.stages)]

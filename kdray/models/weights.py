@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,15 @@ from kdray.models.state import StateFile, digest, read_state, strip_prefixes
 
 SHOWN = 5
 COUNTERS = "num_batches_tracked"  # old checkpoints lack them, and nothing but momentum=None reads them
+
+
+class WeightedSpec(Protocol):
+    """What is read of an experiment's `teacher:` or `student:` here."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def weights(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,11 @@ class LoadReport:
     converted: tuple[str, ...]
     source: str
     sha256: str
+
+
+def is_library_name(spec: WeightedSpec) -> bool:
+    """Whether `weights` names published weights of the model's library, and so no file of the user."""
+    return spec.weights is not None and _is_published(spec.model, spec.weights)
 
 
 def load_weights(net: Net, uri: str, *, keep_head: bool = True) -> LoadReport:

@@ -68,6 +68,12 @@ def describe(spec: Spec, num_classes: int | None, image_size: int) -> ModelInfo:
     return plan.info if isinstance(plan, TapPlan) else plan
 
 
+def takes_width(name: str) -> bool:
+    """Whether `params: {width: 0.25}` makes that network narrower: all of the CIFAR zoo, nothing from elsewhere."""
+    entry = None if foreign.is_foreign(name) else find(name)
+    return entry is not None and "width" in entry.accepted
+
+
 @cache
 def list_models() -> list[ModelRow]:
     """All networks of the CIFAR zoo, in the natural order of their names."""
