@@ -55,9 +55,8 @@ def resolve(tree: Any, path: str) -> Keys:
         elif node is None:
             return (*keys, *rest)
         else:
-            listed = bool(keys) and isinstance(
-                keys[-1], int
-            )  # a name in a list of transforms takes parameters as a map
+            # A bare name in a list of transforms takes its parameters as a map.
+            listed = isinstance(node, str) and bool(keys) and isinstance(keys[-1], int)
             example = f"{{{node}: {{{rest[0]}: ...}}}}" if listed else f"{{{rest[0]}: ...}}"
             fix = f"Set {_dots(keys)} itself to a map, such as {example}"
             raise ConfigError(f"{_dots(keys)} is {node!r}, so it holds no {rest[0]!r}", where=path, fix=fix)
