@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,6 +41,9 @@ class ObjectiveSet(nn.Module):
     def __init__(self, objectives: Mapping[str, Any], setup: Setup, where: str = "objectives") -> None:
         """Build every objective of weight above 0 for `setup`.
 
+        Heads and banks start as a function of (setup.seed, name): equal on all workers, and not shifted by what else is
+        in the list. The caller's random state stays as it was.
+
         Raises:
             ConfigError: as `parse`, or an objective needs what the teacher, the views or the data of `setup` do not
             give.
@@ -58,7 +63,8 @@ class ObjectiveSet(nn.Module):
             if hasattr(self.members, key):
                 raise ConfigError("this name is taken by the module's own methods", where=f"{where}.{entry.name}")
             try:
-                self.members[key] = entry.objective(entry.options, setup)
+                with _seeded(setup.seed, entry.name):
+                    self.members[key] = entry.objective(entry.options, setup)
             except ConfigError as error:
                 path = f"{where}.{entry.name}" + (f".{error.where}" if error.where else "")
                 raise type(error)(error.problem, where=path, fix=error.fix) from None
@@ -174,6 +180,18 @@ class Composite(Objective):
                 values = member(targets, student, teacher, student_head, teacher_head, step)
                 parts |= {name if part == LOSS else f"{name}.{part}": value for part, value in values.items()}
         return parts
+
+
+@contextmanager
+def _seeded(seed: int, name: str) -> Iterator[None]:
+    """Run with torch's CPU generator at a state that depends on (seed, name) alone."""
+    before = torch.default_generator.get_state()
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    torch.default_generator.manual_seed(int.from_bytes(digest, "little"))
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
 
 
 def _check(entry: Entry, needs: Needs, setup: Setup, where: str) -> None:

@@ -32,8 +32,9 @@ def register(name: str) -> Callable[[_O], _O]:
         problem = _incomplete(cls)
         if problem:
             raise TypeError(f"objective {name!r}: {problem}")
-        if name in _METHODS and _METHODS[name].__qualname__ != cls.__qualname__:
-            raise TypeError(f"objective {name!r} is registered twice: {_METHODS[name].__module__} and {cls.__module__}")
+        known = _METHODS.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"objective {name!r} is registered twice: {known.__module__} and {cls.__module__}")
         cls.method = name
         _METHODS[name] = cls
         return cls
@@ -176,16 +177,15 @@ def _explain(error: ValidationError, config: type[Part], where: str, method: str
                 problem = f"{method} has no such parameter{nearest(str(key), fields)}"
                 return ConfigError(problem, where=".".join(keys), fix=f"Parameters: {', '.join(fields)}")
             part = _part_at(part, str(key))
-        said = "should be a map of parameters" if item["type"] == "model_type" else item["msg"].removeprefix("Input ")
-        text = said.removeprefix("Value error, ")
-        if item["type"] != "value_error":
-            text = f"{show(item['input'])} {said.replace('should be', 'stands where there should be', 1)}"
-        found.setdefault(".".join(keys), []).append(text)
+        said = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if item["type"] == "model_type":
+            said = "should be a map of parameters"
+        found.setdefault(".".join(keys), []).append(
+            said if item["type"] == "value_error" else f"{show(item['input'])} {said}"
+        )
     (path, (first, *rest)), *others = found.items()
-    more = f" (and {len(others)} more)" if others else ""
-    return ConfigError(
-        " or ".join([first, *(one.partition(" there should be ")[2] for one in rest)]) + more, where=path
-    )
+    branches = [first, *(one.partition(" should be ")[2] for one in rest)]
+    return ConfigError(" or ".join(branches) + (f" (and {len(others)} more)" if others else ""), where=path)
 
 
 def _part_at(part: type[Part], key: str) -> type[Part] | None:

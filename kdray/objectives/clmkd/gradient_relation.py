@@ -164,7 +164,7 @@ class GradientRelation(Objective):
         total, pairs = student.pooled.new_zeros(()), labels.new_zeros(())
         for source in self.sources:
             s = unit(self.project_student[source](self._rows(source, student, student_head, labels)))
-            t = unit(self.project_teacher[source](self._rows(source, teacher, teacher_head, labels)))
+            t = unit(self.project_teacher[source](self._rows(source, teacher, teacher_head, labels).detach()))
             all_t = gather_rows(t) if whole else t
             anchors = all_t.detach()[anchor_rows]
             value, pairs = relation_contrast(s, all_t, anchors, own, anchor_rows, allowed, options.temperature)
@@ -173,7 +173,7 @@ class GradientRelation(Objective):
                 all_s = gather_rows(s) if whole else s
                 anchors = all_s.detach()[anchor_rows]
                 total = total + relation_contrast(t, all_s, anchors, own, anchor_rows, allowed, options.temperature)[0]
-        # All terms have the same pairs. Divided by those of all workers, times their number: the workers' mean is right.
+        # All terms have the same pairs. Divided by all workers' pairs, times the workers: the workers' mean is right.
         counts = gather_rows(pairs[None]) if whole else pairs[None]
         return {LOSS: total * len(counts) / counts.sum().clamp_min(1)}
 
