@@ -35,9 +35,13 @@ class Collector:
 
 
 class Backbone(nn.Module):
-    """A plain network: calling it gives logits `[n, C]`; `taps` gives the features too. Families fill in `taps`."""
+    """A plain network: calling it gives logits `[n, C]`; `taps` gives the features too. Families fill in `taps`.
+
+    `head_name` is the last Linear, `stage_names` the parts after which `taps` keeps a map.
+    """
 
     head_name = "fc"
+    stage_names: tuple[str, ...] = ("layer1", "layer2", "layer3")
 
     def taps(self, images: Tensor, stages: bool, preact: bool) -> Outputs:
         raise TypeError(f"{type(self).__name__} must define taps")

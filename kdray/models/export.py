@@ -59,7 +59,7 @@ def export_bytes(net: Net, card: Mapping[str, Any]) -> tuple[bytes, str]:
 
 
 def load_exported(card_uri: str) -> tuple[Net, dict[str, Any]]:
-    """Build the network of a card (a path, s3:// or gs://) and load the weights that lie beside it (X.json, X.safetensors).
+    """Build the network of a card X.json (a path, s3:// or gs://) and load X.safetensors beside it.
 
     Raises ModelError when the card or the weights are not what `export_bytes` writes.
     """

@@ -44,6 +44,7 @@ class CifarMobileNetV2(Backbone):
     """
 
     head_name = "classifier.0"
+    stage_names = tuple(f"blocks.{number}" for number in TAPPED)
 
     def __init__(self, width: float, num_classes: int) -> None:
         super().__init__()

@@ -60,6 +60,7 @@ class Tapped(Protocol):
     """A backbone that hands out its own features: all networks of the CIFAR zoo."""
 
     head_name: str
+    stage_names: tuple[str, ...]
 
     def taps(self, images: Tensor, stages: bool, preact: bool) -> Outputs: ...
 
@@ -72,17 +73,29 @@ class Net(nn.Module):
         info: what `describe` says of it.
         recipe: the arguments that build it again (model, params, stages, pooled, num_classes, image_size): plain
             values, they go into an exported card.
+        chosen: which of the backbone's stages are handed out, in this order; None for all.
     """
 
-    def __init__(self, backbone: nn.Module, info: ModelInfo, recipe: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        info: ModelInfo,
+        recipe: Mapping[str, Any] | None = None,
+        chosen: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.info = info
         self.recipe: dict[str, Any] = dict(recipe or {})
+        self.chosen = chosen
 
     def forward(self, images: Tensor, stages: bool = False, preact: bool = False) -> Outputs:
         """Run `images` (float `[n, 3, H, W]`, normalised); feature maps are kept only when asked for."""
-        return cast(Tapped, self.backbone).taps(images, stages, preact)
+        outputs = cast(Tapped, self.backbone).taps(images, stages, preact)
+        if self.chosen is not None:
+            outputs.stages = [outputs.stages[number] for number in self.chosen if stages]
+            outputs.preact = [outputs.preact[number] for number in self.chosen if preact]
+        return outputs
 
     @property
     def head_name(self) -> str | None:

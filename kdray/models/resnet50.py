@@ -45,6 +45,7 @@ class CifarResNet50(Backbone):
     """Stages: the maps after layer1..layer4 (32, 16, 8, 4 wide at 32x32 images)."""
 
     head_name = "linear"
+    stage_names = ("layer1", "layer2", "layer3", "layer4")
 
     def __init__(self, stem: int, inner: tuple[int, ...], num_classes: int) -> None:
         super().__init__()

@@ -24,6 +24,7 @@ class CifarVGG(Backbone):
     """Stages: the five blocks' maps after their last ReLU (32, 16, 8, 4, 4 wide at 32x32 images)."""
 
     head_name = "classifier"
+    stage_names = ("block0", "block1", "block2", "block3", "block4")
 
     def __init__(self, convolutions: tuple[int, ...], channels: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
@@ -38,8 +39,8 @@ class CifarVGG(Backbone):
     def taps(self, images: Tensor, stages: bool, preact: bool) -> Outputs:
         kept = Collector(stages, preact)
         x = images
-        for number in range(5):
-            pre = self.get_submodule(f"block{number}")(x)
+        for number, name in enumerate(self.stage_names):
+            pre = self.get_submodule(name)(x)
             x = kept.keep(F.relu(pre), pre)
             if number < 3:
                 x = F.max_pool2d(x, 2)

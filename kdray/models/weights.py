@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,15 +21,6 @@ from kdray.models.state import StateFile, digest, read_state, strip_prefixes
 
 SHOWN = 5
 COUNTERS = "num_batches_tracked"  # old checkpoints lack them, and nothing but momentum=None reads them
-
-
-class WeightedSpec(Protocol):
-    """What is read of an experiment's `teacher:` or `student:` here."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def weights(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -47,11 +38,6 @@ class LoadReport:
     converted: tuple[str, ...]
     source: str
     sha256: str
-
-
-def is_library_name(spec: WeightedSpec) -> bool:
-    """Whether `weights` names published weights of the model's library, and so no file of the user."""
-    return spec.weights is not None and _is_published(spec.model, spec.weights)
 
 
 def load_weights(net: Net, uri: str, *, keep_head: bool = True) -> LoadReport:
@@ -189,11 +175,8 @@ def _torchvision(net: Net, name: str, choice: str) -> StateFile:
     # torchvision's own builder knows the old key names (densenet) and auxiliary heads of its files.
     twin = _fetch(net, choice, lambda: torchvision.models.get_model(name, weights=weights))
     own = net.backbone.state_dict()
-    state = {
-        key: value
-        for key, value in twin.state_dict().items()
-        if key in own or not key.startswith(("AuxLogits.", "aux"))
-    }
+    aux = ("AuxLogits.", "aux1.", "aux2.")  # auxiliary classifiers, which the network is built without
+    state = {key: value for key, value in twin.state_dict().items() if key in own or not key.startswith(aux)}
     if hasattr(twin, "transform_input") and hasattr(net.backbone, "transform_input"):
         # These files expect another normalisation; torchvision switches it on with them.
         net.backbone.transform_input = twin.transform_input  # type: ignore[assignment]

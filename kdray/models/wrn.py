@@ -66,6 +66,7 @@ class WideResNet(Backbone):
     """
 
     head_name = "fc"
+    stage_names = ("block1", "block2", "block3")
 
     def __init__(self, depth: int, channels: tuple[int, ...], num_classes: int) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -45,7 +45,8 @@ def build(spec: Spec, num_classes: int | None, image_size: int) -> Net:
     """Build the network of `spec`, initialised from torch's random state, on the CPU.
 
     Args:
-        spec: `model`, and if there `params` (the builder's), `stages` and `pooled` (names of modules to tap).
+        spec: `model`, and if there `params` (the builder's), `stages` and `pooled`. Those two name modules of a foreign
+            network to tap; of a zoo network `stages` picks among its declared stages.
         num_classes: width of the logits; None keeps a foreign network's own head.
         image_size: side of the square images that it will see.
 
@@ -55,7 +56,9 @@ def build(spec: Spec, num_classes: int | None, image_size: int) -> Net:
     recipe = _recipe(spec, num_classes, image_size)
     plan = _plan(recipe)
     module = _construct(recipe)
-    return TappedNet(module, plan, recipe) if isinstance(plan, TapPlan) else Net(module, plan, recipe)
+    if isinstance(plan, TapPlan):
+        return TappedNet(module, plan, recipe)
+    return Net(module, plan, recipe, _chosen(module, recipe["stages"]))
 
 
 def describe(spec: Spec, num_classes: int | None, image_size: int) -> ModelInfo:
@@ -66,12 +69,6 @@ def describe(spec: Spec, num_classes: int | None, image_size: int) -> ModelInfo:
     """
     plan = _plan(_recipe(spec, num_classes, image_size))
     return plan.info if isinstance(plan, TapPlan) else plan
-
-
-def takes_width(name: str) -> bool:
-    """Whether `params: {width: 0.25}` makes that network narrower: all of the CIFAR zoo, nothing from elsewhere."""
-    entry = None if foreign.is_foreign(name) else find(name)
-    return entry is not None and "width" in entry.accepted
 
 
 @cache
@@ -128,14 +125,25 @@ def _construct(recipe: Mapping[str, Any]) -> nn.Module:
     return _entry(name)(num_classes, params)
 
 
+def _chosen(module: nn.Module, names: list[str] | None) -> tuple[int, ...] | None:
+    """Numbers of a zoo network's declared stages, None for all of them."""
+    if names is None:
+        return None
+    declared = cast(Backbone, module).stage_names
+    for name in names:
+        if name not in declared:
+            raise ModelError(
+                f"no stage {name!r}{nearest(name, declared)}", where="stages", fix=f"it has: {', '.join(declared)}"
+            )
+    return tuple(declared.index(name) for name in names)
+
+
 def _plan(recipe: Mapping[str, Any]) -> TapPlan | ModelInfo:
     """A tap plan, or for a zoo network at its declared taps what is known of it."""
     name = recipe["model"]
     try:
         with quiet_random():
-            if foreign.is_foreign(name) or recipe["stages"] is not None or recipe["pooled"] is not None:
-                return _plan_foreign(recipe)
-            return _plan_zoo(recipe)
+            return _plan_foreign(recipe) if foreign.is_foreign(name) else _plan_zoo(recipe)
     except ModelError as error:
         # `where` of the inner error is a key beside `model`; the reader needs to know of which model.
         where = f"model {name}, {error.where}" if error.where else f"model {name}"
@@ -164,16 +172,20 @@ def _plan_zoo(recipe: Mapping[str, Any]) -> ModelInfo:
     with torch.device("meta"):
         module = _construct(recipe)
         assert isinstance(module, Backbone)
+        chosen = _chosen(module, recipe["stages"])
+        if recipe["pooled"] not in (None, module.head_name):
+            raise ModelError("its pooled vector is what enters its classifier", where="pooled", fix="leave pooled out")
         try:
             with torch.no_grad(), counter:
                 outputs = module.eval().taps(torch.zeros(IMAGES, 3, size, size), True, False)
         except RuntimeError as error:
             raise ModelError(f"it cannot run on 3x{size}x{size} images: {str(error).splitlines()[0]}") from error
+    stages = outputs.stages if chosen is None else [outputs.stages[number] for number in chosen]
     return ModelInfo(
         name=recipe["model"],
         num_classes=recipe["num_classes"],
         pooled_dim=outputs.pooled.shape[1],
-        stage_shapes=tuple(tuple(stage.shape[1:]) for stage in outputs.stages),
+        stage_shapes=tuple(tuple(stage.shape[1:]) for stage in stages),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         flops=counter.get_total_flops() // IMAGES,
         linear_head=isinstance(module.get_submodule(module.head_name), nn.Linear),
