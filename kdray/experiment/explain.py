@@ -48,8 +48,8 @@ def _where(path: Path, said: Said, place: Place) -> str:
 def _say(item: Any) -> Said:
     kind, value, ctx = item["type"], item["input"], item.get("ctx", {})
     if kind == "kdray":
-        shown = ctx["value"] is None or _bare(ctx["value"]) in ctx["problem"]
-        return ctx["problem"] + ("" if shown else f", but {show(ctx['value'])} stands there"), ctx["fix"]
+        stands = "" if ctx["value"] is None else f", but {show(ctx['value'])} stands there"
+        return ctx["problem"] + stands, ctx["fix"]
     path = _path(item)
     if kind == "extra_forbidden":
         return _unknown_key(path)
@@ -157,7 +157,3 @@ def show(value: Any) -> str:
 
 def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _bare(value: Any) -> str:
-    return value if isinstance(value, str) else show(value)

@@ -25,7 +25,7 @@ def plain_copy(value: Any, at: Path = ()) -> Any:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise refuse(f"{value} is not a finite number", "Give a finite number", at, value)
+            raise refuse(f"{value} is not a finite number", "Give a finite number", at)
         return value
     if isinstance(value, Mapping):
         return {_text_key(key, at): plain_copy(item, (*at, key)) for key, item in value.items()}
@@ -37,7 +37,13 @@ def plain_copy(value: Any, at: Path = ()) -> Any:
 
 def _text_key(key: Any, at: Path) -> str:
     if not isinstance(key, str):
-        raise refuse(f"the key {key!r} is not text", f'Write "{key}" in quotes', at, key)
+        raise refuse(f"the key {key!r} is not text", f'Write "{key}" in quotes', at)
+    return key
+
+
+def _name(key: Any, at: Path) -> str:
+    if not _text_key(key, at):
+        raise refuse("has an empty name", "Write the name before the colon", at)
     return key
 
 
@@ -52,12 +58,12 @@ def _map_of_objectives(value: Any) -> dict[str, dict[str, Any]]:
         raise refuse("wants a map of objectives", "Write {ce: {weight: 1}}", (), value)
     objectives: dict[str, dict[str, Any]] = {}
     for name, parameters in value.items():
-        _text_key(name, ())
+        _name(name, ())
         if parameters is None:
             parameters = {}
         elif isinstance(parameters, int | float) and not isinstance(parameters, bool):
             problem = f"{parameters} stands where the objective's parameters belong"
-            raise refuse(problem, f"Write {name}: {{weight: {parameters}}}", (name,), parameters)
+            raise refuse(problem, f"Write {name}: {{weight: {parameters}}}", (name,))
         elif not isinstance(parameters, Mapping):
             raise refuse("wants a map of parameters", f"Write {name}: {{weight: 1}}", (name,), parameters)
         objectives[name] = plain_copy(parameters, (name,))
@@ -81,7 +87,7 @@ def _transform(item: Any, i: int) -> str | dict[str, dict[str, Any]]:
         fix = "Give each its own list entry, and parameters as {name: {parameter: value}}"
         raise refuse(f"has {len(item)} names ({names}) where one transform belongs", fix, (i,))
     (name, parameters), *_ = item.items()
-    _text_key(name, (i,))
+    _name(name, (i,))
     if not parameters and (parameters is None or isinstance(parameters, Mapping)):
         return name  # `flip`, `flip:` and `flip: {}` are one setting, so they are one digest
     if not isinstance(parameters, Mapping):

@@ -80,7 +80,10 @@ def is_operational(part: type[Part], name: str) -> bool:
 
 
 def refuse(problem: str, fix: str, at: tuple[str | int, ...] = (), value: Any = None) -> PydanticCustomError:
-    """Return the error that validators raise: `at` is the key's path below the validated value."""
+    """Return the error that validators raise: `at` is the key's path below the validated value.
+
+    `value` is what stands there, for the message; left out where the problem names it already.
+    """
     context = {"problem": problem, "fix": fix, "at": at, "value": value}
     return PydanticCustomError("kdray", "{problem}. {fix}", context)
 
