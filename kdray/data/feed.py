@@ -1,0 +1,201 @@
+"""What the training loop sees of the data: batches of uint8 images on its device, from memory or from a stream.
+
+Both feeds give the same batches, pixel for pixel: which one is used is a matter of size and speed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from kdray.data.decode import BadImage, decode
+from kdray.data.manifest import Manifest
+from kdray.data.reader import read_rows
+from kdray.errors import ConfigError, DataError
+from kdray.experiment import Data
+
+log = logging.getLogger(__name__)
+
+_SAMPLE_ROWS = 4
+_SMALL_IMAGE_BYTES = 32 * 32 * 3
+
+
+@dataclass
+class Batch:
+    """One local batch of b samples in V views.
+
+    `images` uint8 [V*b, 3, H, W] in channels_last memory, row v*b + i is view v of sample i; `labels`, `index` (dense
+    row number) and `ids` are int64 [b]; all on the feed's device.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    index: torch.Tensor
+    ids: torch.Tensor
+    views: int = 1
+
+
+class TrainFeed(Protocol):
+    """Batches of a rank's share of every global batch.
+
+    `dropped` rows of each epoch do not fill a batch; `bad_images` distinct rows did not decode so far (on this rank)
+    and were replaced by the first good row of their batch.
+    """
+
+    steps_per_epoch: int
+    dropped: int
+
+    @property
+    def bad_images(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of `epoch` from number `start` on; nothing before it is read."""
+        ...
+
+
+class EvalFeed(Protocol):
+    """Every row of this rank's share exactly once, in row order; ranks' shares differ by at most one row.
+
+    `num_samples` counts the rows of all ranks; `bad_images` the ones of this rank's last pass that did not decode and
+    were left out.
+    """
+
+    num_samples: int
+
+    @property
+    def bad_images(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+def train_feed(
+    data: Data,
+    manifest: Manifest,
+    rows: np.ndarray,
+    *,
+    batch: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+    use_ray: bool = False,
+    data_cpus: float | None = None,
+) -> TrainFeed:
+    """Feed the dense `rows` int64 [n] for training, in global batches of `batch` of which this rank gets 1 / `world`.
+
+    `use_ray` streams through Ray Data tasks with `data_cpus` CPUs for this rank (None: what is free), else through
+    threads of this process.
+
+    Raises:
+        ConfigError: transforms that do not exist, a batch that the ranks cannot share evenly.
+        DataError: fewer rows than one batch.
+    """
+    from kdray.data.resident import ResidentTrainFeed
+    from kdray.data.stream import StreamTrainFeed
+
+    if batch % world:
+        raise ConfigError(
+            f"a batch of {batch} cannot be shared evenly by {world} workers",
+            where="train.batch",
+            fix=f"Use a multiple of {world}",
+        )
+    if len(rows) < batch:
+        raise DataError(
+            f"{len(rows)} training images do not fill one batch of {batch}",
+            where="train.batch",
+            fix="Lower train.batch, data.validation or raise data.limit",
+        )
+    dropped = len(rows) % batch
+    if dropped and rank == 0:
+        log.info("%d of %d training images are left out of each epoch: no whole batch of %d", dropped, len(rows), batch)
+    if will_stream(data, manifest):
+        return StreamTrainFeed(data, manifest, rows, batch, seed, rank, world, torch.device(device), use_ray, data_cpus)
+    return ResidentTrainFeed(data, manifest, rows, batch, seed, rank, world, torch.device(device))
+
+
+def eval_feed(
+    data: Data,
+    manifest: Manifest,
+    rows: np.ndarray,
+    *,
+    batch: int,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+    use_ray: bool = False,
+    data_cpus: float | None = None,
+) -> EvalFeed:
+    """Feed this rank's share of the dense `rows` int64 [n] for evaluation, `batch` at a time on this rank.
+
+    Raises:
+        ConfigError: transforms that do not exist or are random.
+    """
+    from kdray.data.resident import ResidentEvalFeed
+    from kdray.data.stream import StreamEvalFeed
+
+    mine = rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
+    if will_stream(data, manifest):
+        return StreamEvalFeed(data, manifest, mine, len(rows), batch, torch.device(device), use_ray, data_cpus)
+    return ResidentEvalFeed(data, manifest, mine, len(rows), batch, torch.device(device))
+
+
+def will_stream(data: Data, manifest: Manifest) -> bool:
+    """Whether `data.mode` means stream for these shards: for auto, whether the decoded images exceed
+    `data.resident_limit_bytes`.
+    """
+    if data.mode != "auto":
+        return data.mode == "stream"
+    share = min(1.0, (data.limit or manifest.num_samples) / max(1, manifest.num_samples))
+    if manifest.image_bytes * share > data.resident_limit_bytes:
+        return True  # decoded images are no smaller: nothing has to be read to know
+    return decoded_bytes(manifest) * share > data.resident_limit_bytes
+
+
+@lru_cache(maxsize=16)
+def _decoded_bytes(manifest: Manifest) -> float:
+    rows = np.unique(np.linspace(0, manifest.num_samples - 1, _SAMPLE_ROWS).astype(np.int64))
+    sizes = []
+    for encoded in read_rows(manifest, rows).images:
+        try:
+            sizes.append(decode(encoded).nbytes)
+        except BadImage:
+            continue  # a feed tells of it when it comes to it
+    return manifest.num_samples * float(np.mean(sizes or [_SMALL_IMAGE_BYTES]))
+
+
+def decoded_bytes(manifest: Manifest) -> float:
+    """Estimate the bytes of all images decoded, from a few of them; at least, where only a declaration is there."""
+    if not manifest.image_bytes:
+        return float(manifest.num_samples * _SMALL_IMAGE_BYTES)
+    return _decoded_bytes(manifest)
+
+
+def normalise(
+    images: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float], dtype: torch.dtype
+) -> torch.Tensor:
+    """Return (images / 255 - mean) / std as `dtype` [n, 3, H, W], on the device and in the memory layout of `images`
+    uint8. `mean` and `std` are of pixels in 0..1.
+    """
+    scale, bias = _constants(tuple(mean), tuple(std), images.device)
+    if images.device.type == "cpu" or dtype == torch.float32:
+        return images.float().mul_(scale).add_(bias).to(dtype)
+    # One kernel: the arithmetic is float32, only the result is rounded.
+    out = torch.empty_like(images, dtype=dtype)
+    return torch.addcmul(bias, images.float(), scale, out=out)
+
+
+@lru_cache(maxsize=64)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # Kept: making them from Python numbers for every batch would stall a GPU's queue.
+    scale = [1 / (255 * s) for s in std]
+    bias = [-m / s for m, s in zip(mean, std, strict=True)]
+    pair = [torch.tensor(values, dtype=torch.float32, device=device).view(1, 3, 1, 1) for values in (scale, bias)]
+    return pair[0], pair[1]
