@@ -1,0 +1,120 @@
+"""A small training job without any data room: images are drawn from (epoch, batch)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kdray.data.feed import Batch
+from kdray.experiment import Checkpointing, ModelSpec, Optimizer, Train
+from kdray.models.zoo import build
+from kdray.objectives import ObjectiveSet, Setup
+from kdray.store import Store
+from kdray.train.checkpoint import Checkpoints
+from kdray.train.frozen import freeze
+from kdray.train.loop import Job, Loop
+from kdray.train.precision import Precision
+from kdray.train.task import Pixels, Trainable
+
+CPU, FP32 = torch.device("cpu"), Precision("fp32", "cpu")
+PIXELS = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+CLASSES, SIZE = 4, 16
+
+
+class DrawnFeed:
+    """Six batches an epoch of labelled noise; the batch is a function of (epoch, number) as a feed's must be."""
+
+    steps_per_epoch, dropped, bad_images = 6, 0, 0
+
+    def __init__(self, batch: int = 8, spoil_at: int | None = None) -> None:
+        self.batch = batch
+        self.spoil_at = spoil_at
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for number in range(start, self.steps_per_epoch):
+            generator = torch.Generator().manual_seed(1000 * epoch + number)
+            labels = torch.randint(0, CLASSES, (self.batch,), generator=generator)
+            noise = torch.randint(0, 64, (self.batch, 3, SIZE, SIZE), generator=generator)
+            images = (noise + 40 * labels[:, None, None, None]).to(torch.uint8)
+            index = torch.arange(self.batch) + number * self.batch
+            yield Batch(images=images, labels=labels, index=index, ids=index, views=1)
+
+
+class Listener:
+    """Remembers events, and asks for a stop once `stop_at` steps were logged."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.stop_at = stop_at
+        self.asked = 0
+
+    def event(self, kind: str, values: dict[str, Any]) -> None:
+        self.events.append((kind, values))
+
+    def stop_requested(self) -> bool:
+        self.asked += 1
+        return self.stop_at is not None and self.asked >= self.stop_at
+
+
+MakeLoop = Callable[..., Loop]
+
+
+@pytest.fixture
+def make_loop(tmp_path: Path) -> MakeLoop:
+    """Build a loop over a tiny student (and teacher) whose checkpoints lie in `folder` of the test's directory."""
+
+    def make(
+        folder: str | None = None,
+        *,
+        objectives: dict[str, Any] | None = None,
+        listener: Listener | None = None,
+        feed: Any = None,
+        validate: Any = None,
+        net_factory: Any = None,
+        **train: Any,
+    ) -> Loop:
+        values: dict[str, Any] = {
+            "epochs": 3,
+            "batch": 8,
+            "optimizer": Optimizer(lr=0.05),
+            "log_every": 4,
+            "checkpoint": Checkpointing(every_minutes=None),
+            "precision": "fp32",
+        }
+        config = Train(**(values | train))
+        torch.manual_seed(1)
+        teacher = build(ModelSpec(model="resnet8", params={"width": 0.5}), CLASSES, SIZE)
+        student = build(ModelSpec(model="resnet8", params={"width": 0.25}), CLASSES, SIZE)
+        if net_factory is not None:
+            student = net_factory(student)
+        setup = Setup(
+            num_classes=CLASSES,
+            num_samples=48,
+            student=student.info,
+            teacher=teacher.info,
+            labels=np.arange(48) % CLASSES,
+            batch=8,
+            epochs=config.epochs,
+            seed=0,
+        )
+        job = Job(
+            trainable=Trainable(student, ObjectiveSet(objectives or {"ce": {}, "kd": {}}, setup)),
+            teacher=freeze(teacher, PIXELS, FP32, SIZE),
+            feed=feed or DrawnFeed(),
+            train=config,
+            pixels=PIXELS,
+            precision=FP32,
+            device=CPU,
+            seed=0,
+            listener=listener or Listener(),
+            validate=validate,
+            checkpoints=Checkpoints(Store(str(tmp_path / folder)), keep=2) if folder else None,
+        )
+        return Loop(job)
+
+    return make
