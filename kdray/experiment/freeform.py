@@ -15,6 +15,8 @@ from kdray.experiment.part import refuse
 
 Path = tuple[str | int, ...]
 
+MAX_DEPTH = 100  # far below Python's recursion limit, far above any experiment
+
 
 def plain_copy(value: Any, at: Path = ()) -> Any:
     """Return a deep copy of plain data (text, finite numbers, booleans, None, lists, maps with text keys).
@@ -27,6 +29,8 @@ def plain_copy(value: Any, at: Path = ()) -> Any:
         if not math.isfinite(value):
             raise refuse(f"{value} is not a finite number", "Give a finite number", at)
         return value
+    if len(at) > MAX_DEPTH:
+        raise refuse("nested too deeply", "An experiment needs a few levels only", at[:3])
     if isinstance(value, Mapping):
         return {_text_key(key, at): plain_copy(item, (*at, key)) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -64,7 +64,7 @@ class _Set:
     """One `--set path=value`, and where its value landed."""
 
     def __init__(self, text: str) -> None:
-        self.source = f"--set {text}"
+        self.source = "--set " + (text if len(text) <= 200 else text[:197] + "...")
         path, equals, value = text.partition("=")
         self.path = path.strip()
         if not equals or not self.path:

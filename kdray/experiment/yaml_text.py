@@ -15,8 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 from kdray.errors import ConfigError
-
-Path = tuple[str | int, ...]
+from kdray.experiment.freeform import MAX_DEPTH, Path
 
 MAX_VALUES = 100_000  # aliases can blow a small file up to any size; no experiment comes near this
 _TAG = "tag:yaml.org,2002:"
@@ -125,6 +124,8 @@ class _Builder:
         self.values += 1
         if self.values > MAX_VALUES:
             self.fail(node, path, f"more than {MAX_VALUES} values", "Use fewer aliases")
+        if len(path) > MAX_DEPTH:
+            self.fail(node, path[:3], "nested too deeply", "An experiment needs a few levels only")
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
         if id(node) in self.open:
@@ -165,12 +166,18 @@ class _Builder:
             self.fail(node, path, "a key must be text, not a list or map", "Write key: value")
         if node.tag != _TAG + "str":
             self.fail(node, path, f"the key {node.value or 'null'} is not text", f'Write "{node.value}" in quotes')
-        return str(node.value)
+        return self.text(node, path)
+
+    def text(self, node: yaml.ScalarNode, path: Path) -> str:
+        value = str(node.value)
+        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            self.fail(node, path, "half a surrogate pair is not text", "Write the character itself")
+        return value
 
     def scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         text, tag = str(node.value), node.tag
         if tag == _TAG + "str":
-            return text
+            return self.text(node, path)
         if tag == _TAG + "null":
             return None
         if tag == _TAG + "bool" and text.lower() in ("true", "false"):

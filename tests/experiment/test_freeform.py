@@ -78,3 +78,6 @@ def test_free_parameters_are_plain_data_and_not_shared():
     assert problem(ModelSpec, model="m", params={"a": [object()]})[0] == "params.a.0"
     assert problem(ModelSpec, model="m", params={"a": {1: 2}})[0] == "params.a"
     assert problem(ModelSpec, model="m", params=[1])[0] == "params"
+    deep: list = []
+    deep.append(deep)
+    assert problem(ModelSpec, model="m", params={"a": deep})[1].startswith("nested too deeply")

@@ -92,6 +92,7 @@ def test_a_set_type_after_a_set_map_still_comes_last(folder):
     ("text", "words"),
     [
         ("seed", "--set seed: wants path=value"),
+        ("x" * 300, "--set " + "x" * 197 + "...: wants path=value"),
         ("=1", "--set =1: wants path=value"),
         ("a..b=1", "--set a..b=1: 'a..b' is not a dotted path"),
         ("base=x.yaml", "--set base=x.yaml: base cannot be set"),

@@ -137,9 +137,10 @@ def test_a_small_file_cannot_blow_up():
         read("\n".join(lines))
 
 
-def test_deep_nesting_is_a_clear_error():
+@pytest.mark.parametrize("depth", [150, 2000])  # past our own limit, past the parser's
+def test_deep_nesting_is_a_clear_error(depth):
     with pytest.raises(ConfigError, match="nested too deeply"):
-        read("[" * 20000)
+        read("[" * depth + "]" * depth)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,12 @@ def test_broken_text_is_one_error_with_the_line(text, line, words):
     with pytest.raises(ConfigError, match=words) as caught:
         read(text)
     assert caught.value.where.startswith(f"x.yaml:{line}")
+
+
+@pytest.mark.parametrize("text", ['a: "\\ud800"', '"\\udfff": a'])
+def test_half_a_character_is_a_clear_error(text):
+    with pytest.raises(ConfigError, match="half a surrogate pair"):
+        read(text)
 
 
 def test_control_characters_are_a_clear_error():
