@@ -95,7 +95,7 @@ def import_timm() -> Any:
 
 def _callable(name: str, num_classes: int | None, params: Mapping[str, Any]) -> nn.Module:
     builder = _import_callable(name)
-    parameters = inspect.signature(builder).parameters
+    parameters = _parameters_of(builder)
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if not anything:
         _check_parameters(name, params, [key for key in parameters if key != "num_classes"])
@@ -106,6 +106,15 @@ def _callable(name: str, num_classes: int | None, params: Mapping[str, Any]) -> 
     if not isinstance(module, nn.Module):
         raise ModelError(f"{name} returned {type(module).__name__}, not a torch.nn.Module")
     return module
+
+
+def _parameters_of(builder: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    if inspect.isclass(builder) and builder.__init__ is nn.Module.__init__:
+        return {}  # its (*args, **kwargs) only looks as if it took anything
+    try:
+        return inspect.signature(builder).parameters
+    except ValueError:  # written in C: it does not say
+        return {}
 
 
 def _import_callable(name: str) -> Callable[..., Any]:
