@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdray.objectives.draws import distinct, draw
 
-_POSITIVES, _NEGATIVES = 1, 2
+_POSITIVES, _NEGATIVES, _UNIFORM = 1, 2, 4
 
 
 class ClassSampler(nn.Module):
@@ -69,3 +69,9 @@ class ClassSampler(nn.Module):
         position = draw(keys, count, seed=seed, step=step, tag=_NEGATIVES) % outside.clamp_min(1)
         position = position + torch.where(position >= start, size, 0)  # step over the class
         return self.order[position.clamp_max(self.samples - 1)], outside > 0
+
+    def uniform(self, count: int, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """`count` independent uniform draws among all trained samples: samples int64 [count], labels int64 [count]."""
+        key = torch.zeros_like(self.starts[:1])
+        position = draw(key, count, seed=seed, step=step, tag=_UNIFORM)[0] % self.samples
+        return self.order[position], torch.searchsorted(self.starts + self.counts, position, right=True)

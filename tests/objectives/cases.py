@@ -20,6 +20,7 @@ RELATIONAL: list[dict[str, Any]] = [
     {"type": "clmkd.gradient_relation", "dim": 7, "anchors": 3},
     {"type": "clmkd.gradient_relation", "dim": 7, "anchors": "batch", "negatives": "all", "symmetric": True},
     {"type": "clmkd.gradient_relation", "dim": 7, "source": "both", "target": "non_target", "gradient_temperature": 4},
+    {"type": "clmkd.gradient_relation", "dim": 7, "mode": "memory", "bank_samples": 20, "symmetric": True},
     {"type": "clmkd.semantic_similarity", "form": "gram_kl"},
     {"type": "clmkd.semantic_similarity", "form": "sp"},
     {"type": "clmkd.semantic_similarity", "form": "sp", "maps": True},

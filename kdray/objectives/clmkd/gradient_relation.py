@@ -8,6 +8,7 @@ with respect to features to anchors. Changed here: the gradient in closed form, 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdray.errors import ConfigError
-from kdray.experiment.bounds import Count, Positive
+from kdray.experiment.bounds import BelowOne, Count, Positive
+from kdray.objectives.bank import Bank
 from kdray.objectives.contract import (
     LOSS,
     Gather,
@@ -30,6 +32,7 @@ from kdray.objectives.draws import draw, row_keys
 from kdray.objectives.gather import gather_rows, own_rows
 from kdray.objectives.heads import Projection, off_diagonal, unit
 from kdray.objectives.registry import register
+from kdray.objectives.sampling import ClassSampler
 
 if TYPE_CHECKING:
     from kdray.models.outputs import ModelInfo, Outputs
@@ -46,6 +49,8 @@ class GradientRelationConfig(ObjectiveConfig):
     - `negatives`: rows of a `different_class` than the query's, or `all` other rows.
     - `target`: `full` is softmax - onehot; `non_target` leaves the label's coordinate out of it.
     - `symmetric`: add the mirrored loss, with student anchors and the teacher's relation as the query.
+    - `mode`: negatives are the rows of the batch (`inbatch`), or `bank_samples` draws from banks over the training set
+      (`memory`), whose vectors follow the batches with `momentum`.
     - `dim`: d of the projections. `gather`: negatives and anchors from the global batch or the worker's own.
     """
 
@@ -56,6 +61,9 @@ class GradientRelationConfig(ObjectiveConfig):
     negatives: Literal["different_class", "all"] = "different_class"
     target: Literal["full", "non_target"] = "full"
     symmetric: bool = False
+    mode: Literal["inbatch", "memory"] = "inbatch"
+    bank_samples: Count = 512
+    momentum: BelowOne = 0.5
     dim: Count = 128
     gather: Gather = "global"
 
@@ -81,35 +89,33 @@ def relation_contrast(
     query: Tensor,
     candidates: Tensor,
     anchors: Tensor,
-    own: slice,
-    anchor_rows: Tensor,
-    allowed: Tensor,
+    place: Tensor,
+    related: Tensor,
+    negative: Tensor,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """Sum over pairs (i, j) of the relation contrast, and the number of pairs (reference A4 (2)).
 
-    -log [e^{s_iji} / (e^{s_iji} + sum_{k in N_ij} e^{s_ijk})], s_ijk = unit(query_i - a_j) . unit(candidate_k - a_j)
-    / tau
+    -log [e^{s_iji} / (e^{s_iji} + sum_{k in N_ij} e^{s_ijk})] with
+    s_ijk = unit(query_i - a_j) . unit(candidate_k - a_j) / tau.
 
     Args:
-        query: [m, d], rows `own` of the batch in the one network's space.
-        candidates: [n, d], all rows of the batch in the other's. anchors: [A, d], detached.
-        anchor_rows: int64 [A], which rows of the batch the anchors are: no row is related to itself.
-        allowed: bool [m, n], whether k may be a negative of i (k = i left out); k = j is left out here.
+        query: [m, d], in the one network's space. candidates: [n, d], in the other's. anchors: [A, d], detached.
+        place: int64 [m], where the query's own sample stands among the candidates.
+        related: bool [A, m], whether row i is related to anchor j: an anchor is not related to itself.
+        negative: bool [A, m, n], N_ij; never the row itself.
 
     Returns:
-        two scalars; a pair counts when i is not j and N_ij is not empty. Memory: [A, n, d] and [A, m, n].
+        two scalars; a pair counts when it is related and N_ij is not empty. Memory: [A, n, d] and [A, m, n].
     """
-    place = torch.arange(own.start, own.stop, device=query.device)
     relations = unit(query[None] - anchors[:, None])
     references = unit(candidates[None] - anchors[:, None])
     scores = relations @ references.transpose(1, 2) / temperature
-    everyone = torch.arange(len(candidates), device=query.device)
-    negative = allowed[None] & (everyone[None, :] != anchor_rows[:, None])[:, None]
     positive = scores.gather(2, place[None, :, None].expand(len(anchors), -1, 1)).squeeze(2)
-    itself = (everyone[None, :] == place[:, None])[None]
-    log_sum = scores.masked_fill(~(negative | itself), -math.inf).logsumexp(dim=2)
-    pair = negative.any(dim=2) & (place[None, :] != anchor_rows[:, None])
+    # The positive enters by itself, so that a row with no negative is log(1) and not log(0).
+    others = scores.masked_fill(~negative, -math.inf)
+    log_sum = torch.cat([positive[:, :, None], others], dim=2).logsumexp(dim=2)
+    pair = related & negative.any(dim=2)
     return torch.where(pair, log_sum - positive, 0.0).sum(), pair.sum()
 
 
@@ -135,12 +141,26 @@ class GradientRelation(Objective):
             nn.ModuleDict({source: Projection(width, options.dim, bias=False) for source in self.sources})
             for width in widths
         )
+        if options.mode == "memory":
+            assert setup.labels is not None
+            self.sampler = ClassSampler(setup.labels, setup.num_classes)
+            self.banks = nn.ModuleDict({name: Bank(setup.num_samples, options.dim) for name in _bank_names(options)})
 
     @classmethod
     def needs(cls, options: GradientRelationConfig) -> Needs:
         return Needs(
-            teacher_logits=options.source != "feature", teacher_pooled=options.source != "gradient", index=True
+            teacher_logits=options.source != "feature",
+            teacher_pooled=options.source != "gradient",
+            index=True,
+            labels=options.mode == "memory",
         )
+
+    @classmethod
+    def bank_bytes(cls, options: GradientRelationConfig, setup: Setup) -> int:
+        if options.mode == "inbatch":
+            return 0
+        one = Bank.bytes(setup.num_samples, options.dim)
+        return len(_bank_names(options)) * one + ClassSampler.bytes(setup.num_samples)
 
     def forward(
         self,
@@ -152,30 +172,62 @@ class GradientRelation(Objective):
         step: StepInfo,
     ) -> dict[str, Tensor]:
         assert teacher is not None
-        options, labels, rows = self.options, targets.row_labels, len(student.pooled)
-        keys, whole = row_keys(targets.index, targets.views), options.gather == "global"
-        own = own_rows(rows) if whole else slice(0, rows)
-        all_labels, all_keys = (gather_rows(labels), gather_rows(keys)) if whole else (labels, keys)
-        anchor_rows = self._anchors(all_keys, step)
-        allowed = off_diagonal(rows, len(all_labels), own.start, labels.device)
-        if options.negatives == "different_class":
-            allowed = allowed & (labels[:, None] != all_labels[None, :])
-
+        labels, whole = targets.row_labels, self.options.gather == "global"
+        batch = self._batch(targets, step)
         total, pairs = student.pooled.new_zeros(()), labels.new_zeros(())
         for source in self.sources:
             s = unit(self.project_student[source](self._rows(source, student, student_head, labels)))
             t = unit(self.project_teacher[source](self._rows(source, teacher, teacher_head, labels).detach()))
-            all_t = gather_rows(t) if whole else t
-            anchors = all_t.detach()[anchor_rows]
-            value, pairs = relation_contrast(s, all_t, anchors, own, anchor_rows, allowed, options.temperature)
+            value, pairs = self._contrast(s, t, batch, f"{source}_teacher")
             total = total + value
-            if options.symmetric:
-                all_s = gather_rows(s) if whole else s
-                anchors = all_s.detach()[anchor_rows]
-                total = total + relation_contrast(t, all_s, anchors, own, anchor_rows, allowed, options.temperature)[0]
+            if self.options.symmetric:
+                total = total + self._contrast(t, s, batch, f"{source}_student")[0]
         # All terms have the same pairs. Divided by all workers' pairs, times the workers: the workers' mean is right.
         counts = gather_rows(pairs[None]) if whole else pairs[None]
         return {LOSS: total * len(counts) / counts.sum().clamp_min(1)}
+
+    def _batch(self, targets: Targets, step: StepInfo) -> _Batch:
+        """Anchors, and who is a negative of whom."""
+        options, labels, index = self.options, targets.row_labels, targets.row_index
+        keys, own = row_keys(targets.index, targets.views), slice(0, len(labels))
+        all_labels, all_index, all_keys = labels, index, keys
+        if options.gather == "global":
+            all_labels, all_index, all_keys = gather_rows(labels), gather_rows(index), gather_rows(keys)
+            own = own_rows(len(labels))
+        place = torch.arange(own.start, own.stop, device=labels.device)
+        anchors = self._anchors(all_keys, step)
+        related = place[None, :] != anchors[:, None]
+        if options.mode == "inbatch":
+            allowed = off_diagonal(len(labels), len(all_labels), own.start, labels.device)
+            is_anchor = torch.arange(len(all_labels), device=labels.device)[None, :] == anchors[:, None]
+            candidate_labels, drawn = all_labels, None
+        else:
+            drawn, candidate_labels = self.sampler.uniform(options.bank_samples, seed=step.seed, step=step.step)
+            allowed = index[:, None] != drawn[None, :]
+            is_anchor = all_index[anchors][:, None] == drawn[None, :]
+        if options.negatives == "different_class":
+            allowed = allowed & (labels[:, None] != candidate_labels[None, :])
+        return _Batch(place, anchors, related, allowed[None] & ~is_anchor[:, None], drawn, all_index)
+
+    def _contrast(self, query: Tensor, other: Tensor, batch: _Batch, bank_name: str) -> tuple[Tensor, Tensor]:
+        """Relations of `query` in the space of `other`, the other network's rows, which its bank then follows."""
+        whole = self.options.gather == "global"
+        rows = gather_rows(other) if whole else other
+        anchors, temperature = rows.detach()[batch.anchors], self.options.temperature
+        if batch.drawn is None:
+            return relation_contrast(query, rows, anchors, batch.place, batch.related, batch.negative, temperature)
+        bank = self.banks[bank_name]
+        assert isinstance(bank, Bank)
+        # Only a row's own place is read of the batch: it holds the positive.
+        negative = torch.cat(
+            [torch.zeros_like(batch.negative[:, :, :1]).expand(-1, -1, len(other)), batch.negative], dim=2
+        )
+        candidates = torch.cat([other, bank.vectors[batch.drawn].to(other.dtype)])
+        place = batch.place - batch.place[0]
+        result = relation_contrast(query, candidates, anchors, place, batch.related, negative, temperature)
+        everyone = rows.detach() if whole else gather_rows(other.detach())
+        bank.update(batch.all_index if whole else gather_rows(batch.all_index), everyone, self.options.momentum)
+        return result
 
     def _anchors(self, keys: Tensor, step: StepInfo) -> Tensor:
         """Rows of the batch that serve as anchors: those whose samples draw the smallest numbers at this step."""
@@ -191,11 +243,28 @@ class GradientRelation(Objective):
         return gradient_direction(outputs.logits, labels, weight, options.gradient_temperature, options.target)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Who is who in one step: `place` int64 [m], `anchors` int64 [A] among the rows, `related` bool [A, m], `negative`
+    bool [A, m, n]; with banks, `drawn` int64 [n] samples and `all_index` the rows' samples."""
+
+    place: Tensor
+    anchors: Tensor
+    related: Tensor
+    negative: Tensor
+    drawn: Tensor | None
+    all_index: Tensor
+
+
+def _bank_names(options: GradientRelationConfig) -> list[str]:
+    sources = ("gradient", "feature") if options.source == "both" else (options.source,)
+    networks = ("teacher", "student") if options.symmetric else ("teacher",)
+    return [f"{source}_{network}" for source in sources for network in networks]
+
+
 def _check_head(model: ModelInfo, role: str, num_classes: int) -> None:
     if not model.linear_head or model.num_classes is None:
-        problem = (
-            f"the {role} {model.name} does not end in one Linear on its pooled vector, which the gradient is read from"
-        )
-        raise ConfigError(problem, where="source", fix="Set `source: feature`")
+        problem = f"the {role} {model.name} does not end in one Linear on its pooled vector: no gradient to read"
+        raise ConfigError(problem, where="source", fix="Set it to feature")
     if num_classes < 2:
-        raise ConfigError("one class has no gradient to compare", where="source", fix="Set `source: feature`")
+        raise ConfigError("one class has no gradient to compare", where="source", fix="Set it to feature")

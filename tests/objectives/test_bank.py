@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kdray.objectives import bank as bank_module
+from kdray.objectives.bank import Bank
+
+
+@pytest.mark.parametrize("limits", [{}, {"_DENSE_FACTOR": 0}, {"_DENSE_FACTOR": 0, "_CHUNK_BYTES": 1}], ids=str)
+def test_scores_and_combine_equal_loops(limits: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in limits.items():
+        monkeypatch.setattr(bank_module, name, value)
+    bank, rows = Bank(12, 5), torch.randn(4, 5)
+    index = torch.randint(0, 12, (4, 7))  # repeats are likely, and count twice
+    weights = torch.randn(4, 7)
+    scores = torch.tensor([[float(rows[i] @ bank.vectors[j]) for j in index[i]] for i in range(4)])
+    torch.testing.assert_close(bank.scores(rows, index), scores)
+    mixed = torch.stack([sum(w * bank.vectors[j] for w, j in zip(weights[i], index[i], strict=True)) for i in range(4)])
+    torch.testing.assert_close(bank.combine(weights, index), mixed)
+
+
+def test_update_of_a_repeated_sample_takes_the_mean_and_leaves_the_rest() -> None:
+    bank = Bank(5, 3)
+    old, rows = bank.vectors.clone(), torch.randn(3, 3)
+    bank.update(torch.tensor([4, 1, 4]), rows, 0.25)
+    for i, row in ((4, (rows[0] + rows[2]) / 2), (1, rows[1])):
+        mixed = 0.25 * old[i] + 0.75 * row
+        torch.testing.assert_close(bank.vectors[i], mixed / mixed.norm())
+    assert torch.equal(bank.vectors[[0, 2, 3]], old[[0, 2, 3]])
+
+
+def test_starts_at_unit_vectors_and_is_no_parameter() -> None:
+    bank = Bank(9, 4)
+    torch.testing.assert_close(bank.vectors.norm(dim=1), torch.ones(9))
+    assert list(bank.parameters()) == [] and list(bank.state_dict()) == ["vectors"]
+    assert Bank.bytes(9, 4) == bank.vectors.numel() * bank.vectors.element_size()
