@@ -8,15 +8,13 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from kdray.data.layout import ColumnNames
 from kdray.errors import DataError, nearest
 from kdray.store import open_uri
 from kdray.store.place import parse
 from kdray.store.store import explaining
-
-if TYPE_CHECKING:
-    from kdray.data.manifest import ColumnNames
 
 TAIL_BYTES = 64 << 10  # one read gets most footers whole
 THREADS = 16

@@ -20,16 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdray.data.manifest import (
-    MANIFEST,
-    WRITING,
-    Manifest,
-    ShardColumns,
-    ShardInfo,
-    Triple,
-    read_manifest,
-    to_json,
-)
+from kdray.data.layout import Manifest, ShardColumns, ShardInfo, Triple
+from kdray.data.manifest import read_manifest
+from kdray.data.manifest_json import MANIFEST, WRITING, to_json
 from kdray.errors import DataError, StoreError
 from kdray.store import Store
 from kdray.store.local import sync_folder, temporary_name

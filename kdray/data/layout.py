@@ -1,0 +1,120 @@
+"""What a set of shards is, in memory: its files, row groups, columns and classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+Triple = tuple[float, float, float]
+
+
+class ColumnNames(Protocol):
+    """What names the columns: `kdray.experiment.Columns`, or a `ShardColumns`."""
+
+    @property
+    def image(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def id(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class ShardColumns:
+    """Column names; `image_kind` says whether the image is plain bytes or a struct with a field `bytes`."""
+
+    image: str = "image"
+    label: str = "label"
+    id: str | None = None
+    image_kind: Literal["binary", "struct"] = "binary"
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One file: `bytes` is its size, `row_groups` the rows in each row group."""
+
+    name: str
+    rows: int
+    bytes: int
+    row_groups: tuple[int, ...]
+
+
+class Group(NamedTuple):
+    """A row group: number of its shard, its number in the shard, its first dense row, its rows."""
+
+    shard: int
+    row_group: int
+    start: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A set of shards under the folder `folder`; rows are numbered densely over the shards in their order.
+
+    `mean` and `std` are per RGB channel of pixels in 0..1; `image_bytes` is the encoded size of all images.
+    """
+
+    uri: str
+    folder: str
+    shards: tuple[ShardInfo, ...]
+    columns: ShardColumns
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    mean: Triple | None
+    std: Triple | None
+    image_bytes: int
+    fingerprint: str
+    class_counts: tuple[int, ...] | None = field(default=None, repr=False)
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.offsets[-1])
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 [S+1]: the dense number of each shard's first row, then the number of samples."""
+        return np.cumsum([0, *(shard.rows for shard in self.shards)], dtype=np.int64)
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """int64 [G, 4]: every row group as (shard, row group, first dense row, rows), in row order; see `Group`."""
+        sizes = [(s, g, rows) for s, shard in enumerate(self.shards) for g, rows in enumerate(shard.row_groups)]
+        table = np.array(sizes, dtype=np.int64).reshape(-1, 3)
+        starts = np.cumsum(table[:, 2]) - table[:, 2]
+        return np.stack([table[:, 0], table[:, 1], starts, table[:, 2]], axis=1)
+
+    def group(self, number: int) -> Group:
+        """Row group `number` of all."""
+        return Group(*(int(value) for value in self.groups[number]))
+
+    def group_of(self, index: np.ndarray) -> np.ndarray:
+        """Number of the row group that holds each dense row: int64 [n] -> int64 [n]."""
+        return np.searchsorted(self.groups[:, 2], index, side="right") - 1
+
+    def shard_uri(self, shard: int) -> str:
+        return f"{self.folder.rstrip('/')}/{self.shards[shard].name}"
+
+    def position(self, index: int) -> str:
+        """Where a person finds dense row `index`: "train-00000-of-00005.parquet row 17"."""
+        shard = int(np.searchsorted(self.offsets, index, side="right")) - 1
+        return f"{self.shards[shard].name} row {index - int(self.offsets[shard])}"
+
+    @staticmethod
+    def declared(shard: ShardInfo, *, num_classes: int) -> Manifest:
+        """A manifest without files behind it, for a plan made where the data cannot be reached."""
+        return Manifest(
+            uri=f"declared:{shard.name}",
+            folder="",
+            shards=(shard,),
+            columns=ShardColumns(),
+            num_classes=num_classes,
+            class_names=None,
+            mean=None,
+            std=None,
+            image_bytes=shard.bytes,
+            fingerprint=f"declared-{shard.name}-{shard.rows}-{num_classes}",
+        )
