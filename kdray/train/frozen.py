@@ -41,7 +41,7 @@ def fold_batch_norms(net: Net, image_size: int) -> Net:
         fused = fuse_conv_bn_eval(conv, norm)
         _replace(folded, conv_name, fused)
         _replace(folded, norm_name, nn.Identity())
-    wanted, got = net(probe, stages=True, preact=True), folded(probe, stages=True, preact=True)
+    wanted, got = (one(probe, stages=True, preact=net.info.preact) for one in (net, folded))
     if not _same(wanted, got):
         log.warning("batch norms of the teacher could not be folded exactly; it runs as it is")
         return net
@@ -49,9 +49,9 @@ def fold_batch_norms(net: Net, image_size: int) -> Net:
 
 
 def _pairs(net: Net, probe: torch.Tensor) -> list[tuple[str, str]]:
-    """Names of each convolution whose output object entered a batch norm, with that batch norm."""
+    """Names of each convolution whose output enters a batch norm and nothing else, with that batch norm."""
     made: dict[int, tuple[str, torch.Tensor]] = {}
-    pairs: list[tuple[str, str]] = []
+    found: list[tuple[str, str, torch.Tensor]] = []
     uses: dict[str, int] = {}
     handles = []
     for name, module in net.named_modules():
@@ -67,15 +67,41 @@ def _pairs(net: Net, probe: torch.Tensor) -> list[tuple[str, str]]:
             def match(_m: nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
                 uses[name] = uses.get(name, 0) + 1
                 if id(inputs[0]) in made:
-                    pairs.append((made[id(inputs[0])][0], name))
+                    found.append((made[id(inputs[0])][0], name, inputs[0]))
 
             handles.append(module.register_forward_pre_hook(match))
     try:
-        net(probe)
+        # With a graph, for it knows who else reads a convolution's output: a residual sum, say.
+        with torch.enable_grad():
+            outputs = net(probe.clone().requires_grad_(), stages=True, preact=net.info.preact)
     finally:
         for handle in handles:
             handle.remove()
-    return [(conv, norm) for conv, norm in pairs if uses[conv] == 1 and uses[norm] == 1]
+    readers = _readers(outputs)
+    return [
+        (conv, norm)
+        for conv, norm, tensor in found
+        if uses[conv] == 1 and uses[norm] == 1 and readers.get(tensor.grad_fn, 0) == 1
+    ]
+
+
+def _readers(outputs: Outputs) -> dict[object, int]:
+    """How many operations (or outputs) read the result of each operation of the graph behind `outputs`."""
+    readers: dict[object, int] = {}
+    waiting = [tensor.grad_fn for tensor in _tensors(outputs)]
+    seen: set[object] = set()
+    for node in waiting:
+        readers[node] = readers.get(node, 0) + 1
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for following, _ in node.next_functions:
+            if following is not None:
+                readers[following] = readers.get(following, 0) + 1
+                waiting.append(following)
+    return readers
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -83,8 +109,11 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), leaf, module)
 
 
+def _tensors(outputs: Outputs) -> list[torch.Tensor]:
+    logits = [] if outputs.logits is None else [outputs.logits]
+    return [*logits, outputs.pooled, *outputs.stages, *outputs.preact]
+
+
 def _same(a: Outputs, b: Outputs) -> bool:
-    pairs = [(a.pooled, b.pooled), *zip(a.stages, b.stages, strict=True), *zip(a.preact, b.preact, strict=True)]
-    if a.logits is not None and b.logits is not None:
-        pairs.append((a.logits, b.logits))
+    pairs = zip(_tensors(a), _tensors(b), strict=True)
     return all(bool((x - y).abs().max() <= TOLERANCE * x.abs().max().clamp_min(1e-6)) for x, y in pairs)

@@ -14,7 +14,7 @@ from torch import nn
 
 from kdray.data.feed import Batch, normalise
 from kdray.models.outputs import Net, Outputs
-from kdray.objectives.contract import ObjectiveSet, StepInfo, Targets
+from kdray.objectives import ObjectiveSet, StepInfo, Targets
 from kdray.train.precision import Precision
 
 

@@ -20,7 +20,7 @@ from kdray.models.export import export_bytes
 from kdray.models.outputs import Net
 from kdray.models.weights import load_weights
 from kdray.models.zoo import build
-from kdray.objectives.contract import ObjectiveSet, Setup
+from kdray.objectives import ObjectiveSet, Setup
 from kdray.store import Store
 from kdray.train.board import Board
 from kdray.train.checkpoint import Checkpoints

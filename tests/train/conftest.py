@@ -21,6 +21,7 @@ from kdray.train.loop import Job, Loop
 from kdray.train.precision import Precision
 from kdray.train.task import Pixels, Trainable
 
+torch.set_num_threads(1)  # these networks are too small to share between threads
 CPU, FP32 = torch.device("cpu"), Precision("fp32", "cpu")
 PIXELS = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 CLASSES, SIZE = 4, 16

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from kdray.errors import Interrupted, TrainingError
 from kdray.experiment import Checkpointing, Optimizer
@@ -45,7 +46,10 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(
 
 def test_dropout_follows_the_position_not_the_past(make_loop: MakeLoop) -> None:
     def with_dropout(net: Any) -> Any:
-        net.backbone.layer3.append(nn.Dropout(0.5))
+        def drop(module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            return F.dropout(output, 0.5, module.training)
+
+        net.backbone.layer3[0].register_forward_hook(drop)
         return net
 
     whole = make_loop(net_factory=with_dropout).run()
