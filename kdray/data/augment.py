@@ -35,7 +35,9 @@ class Augment:
         A transform's numbers depend on its name and on how many of the same name stand before it, so adding another
         kind of transform to the list leaves them as they are.
         """
-        parts = [uniforms(seed, epoch, ids, view, tag, op.draws) for op, tag in zip(self.ops, self._tags(), strict=True)]
+        parts = [
+            uniforms(seed, epoch, ids, view, tag, op.draws) for op, tag in zip(self.ops, self._tags(), strict=True)
+        ]
         return np.concatenate([np.empty((len(ids), 0)), *parts], axis=1)
 
     def columns(self) -> list[slice]:
@@ -91,8 +93,10 @@ def output_size(
 
 
 def _op(entry: str | Mapping[str, Any], where: str) -> Op:
+    name: Any
+    params: Any = None
     if isinstance(entry, str):
-        name, params = entry, {}
+        name = entry
     elif isinstance(entry, Mapping) and len(entry) == 1:
         ((name, params),) = entry.items()
     else:

@@ -141,7 +141,7 @@ def eval_feed(
 
     mine = rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
     if will_stream(data, manifest):
-        return StreamEvalFeed(data, manifest, mine, len(rows), batch, torch.device(device), use_ray, data_cpus)
+        return StreamEvalFeed(data, manifest, mine, len(rows), batch, world, torch.device(device), use_ray, data_cpus)
     return ResidentEvalFeed(data, manifest, mine, len(rows), batch, torch.device(device))
 
 

@@ -1,0 +1,56 @@
+"""Counting the images that do not decode: a few are replaced and told of, many stop the run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from kdray.data.manifest import Manifest
+from kdray.errors import DataError
+
+log = logging.getLogger(__name__)
+
+_NAMED = 5
+
+
+class BadImages:
+    """The distinct bad rows that this rank met. `total` is the number of rows in the split."""
+
+    def __init__(self, manifest: Manifest, total: int, max_fraction: float | None = None) -> None:
+        self._manifest = manifest
+        self._total = total
+        self._max_fraction = max_fraction
+        self._rows: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def clear(self) -> None:
+        """Forget them: a new pass begins."""
+        self._rows = {}
+
+    def add(self, rows: Mapping[int, str]) -> None:
+        """Take up bad rows: dense row number -> reason.
+
+        Raises:
+            DataError: more than `max_fraction` of all rows are bad; names the first ones.
+        """
+        new = {row: reason for row, reason in rows.items() if row not in self._rows}
+        if not new:
+            return
+        self._rows |= new
+        if self._max_fraction is not None and len(self._rows) > self._max_fraction * self._total:
+            raise DataError(
+                f"{len(self._rows)} of {self._total} images do not decode: {self.named()}",
+                where=self._manifest.uri,
+                fix=f"Write these rows again, or raise data.max_bad_fraction (now {self._max_fraction:g})",
+            )
+        if len(self._rows) <= _NAMED:
+            for row, reason in new.items():
+                log.warning("%s does not decode (%s)", self._manifest.position(row), reason)
+
+    def named(self) -> str:
+        """The first of them: shard, row and reason."""
+        first = sorted(self._rows)[:_NAMED]
+        said = ", ".join(f"{self._manifest.position(row)} ({self._rows[row]})" for row in first)
+        return said + (", ..." if len(self._rows) > _NAMED else "")

@@ -1,0 +1,127 @@
+"""Reading, decoding and augmenting in threads of this process: what a run without Ray does, and what prefetches."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from kdray.data.chunks import Chunk, Recipe, build_chunk
+from kdray.data.decode import decode
+from kdray.data.reader import Rows, read_rows
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_POLL_S = 0.1
+_SLICE_ROWS = 16  # rows per thread task: a task of one small image would be all overhead
+
+
+def prefetch(make: Callable[[], Iterable[T]], depth: int) -> Iterator[T]:
+    """Yield what `make()` gives, computed up to `depth` items ahead in a thread.
+
+    What it raises is raised here, in its place. Closing this iterator ends the thread and closes the inner one.
+    """
+    ready: queue.Queue[tuple[str, object]] = queue.Queue(maxsize=depth)
+    closed = threading.Event()
+
+    def put(kind: str, value: object) -> bool:
+        while not closed.is_set():
+            try:
+                ready.put((kind, value), timeout=_POLL_S)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            items = iter(make())
+            try:
+                for item in items:
+                    if not put("item", item):
+                        return
+            finally:
+                close = getattr(items, "close", None)
+                if close is not None:
+                    close()
+            put("end", None)
+        except BaseException as error:  # raised again in the consumer
+            put("error", error)
+
+    thread = threading.Thread(target=work, name="kdray-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value  # type: ignore[misc]
+            yield value  # type: ignore[misc]
+    finally:
+        closed.set()
+        thread.join()
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Workers:
+    """A pool of threads that maps over rows, a few rows a task. OpenCV lets go of the GIL while it works."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or cpus()
+        self._pool = ThreadPoolExecutor(self.threads, "kdray-decode") if self.threads > 1 else None
+
+    def map(self, one: Callable[[int], R], rows: Iterable[int]) -> list[R]:
+        """[one(i) for i in rows], in order."""
+        numbers = list(rows)
+        if self._pool is None or len(numbers) <= _SLICE_ROWS:
+            return [one(i) for i in numbers]
+        slices = [numbers[i : i + _SLICE_ROWS] for i in range(0, len(numbers), _SLICE_ROWS)]
+        return [result for part in self._pool.map(lambda part: [one(i) for i in part], slices) for result in part]
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def decode_rows(rows: Rows, recipe: Recipe, workers: Workers | None = None) -> Chunk:
+    """Decode and augment encoded rows."""
+    mapper = workers.map if workers is not None else map
+    return build_chunk(lambda i: decode(rows.images[i]), rows.labels, rows.ids, rows.index, recipe, mapper)
+
+
+def split_rows_evenly(rows: Rows, most: int) -> Iterator[Rows]:
+    """Cut rows into pieces of at most `most`, equal but for one row."""
+    pieces = -(-len(rows) // most)
+    for piece in range(pieces):
+        at = slice(piece * len(rows) // pieces, (piece + 1) * len(rows) // pieces)
+        yield Rows(rows.images[at], rows.labels[at], rows.ids[at], rows.index[at])
+
+
+def thread_chunks(spans: list[np.ndarray], recipe: Recipe, task_rows: int) -> Iterator[Chunk]:
+    """Yield the chunks of the dense rows in `spans` (int64 arrays, each read at once), in order.
+
+    The next span is read while one is decoded.
+    """
+    workers = Workers()
+    reads = prefetch(lambda: (read_rows(recipe.manifest, span) for span in spans), 1)
+    try:
+        for rows in reads:
+            for piece in split_rows_evenly(rows, task_rows):
+                yield decode_rows(piece, recipe, workers)
+    finally:
+        reads.close()  # type: ignore[attr-defined]
+        workers.close()
