@@ -79,7 +79,8 @@ def _check(net: Net, own: Mapping[str, Tensor], state: Mapping[str, Tensor], sou
         _check_finite(state, source)
         return
     head = f"{net.head_name}." if net.head_name is not None else None
-    if head and not missing and not unexpected and all(key.startswith(head) for key in shapes):
+    only_head = all(head and key.startswith(head) and state[key].shape != own[key].shape for key in shapes)
+    if only_head and not missing and not unexpected:
         classes = state[shapes[0]].shape[0]
         raise ModelError(
             f"{source} fits but for its classifier: the file has {classes} classes, the data {net.info.num_classes}",

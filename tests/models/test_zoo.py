@@ -77,7 +77,10 @@ def test_flops_count_a_multiply_add_as_two() -> None:
     assert describe(Spec("resnet8"), 10, 32).flops == 2 * (stem + first + second + third + 640)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name not in ("resnet110", "vgg19")])
+FAMILIES = ["resnet8", "resnet50_cifar", "wrn_16_1", "vgg8", "mobilenetv2", "shufflenetv1", "shufflenetv2"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_taps_do_not_change_the_logits_and_are_absent_unless_asked_for(name: str, make) -> None:
     net = make(name, params={"width": 0.25})
     with torch.no_grad():
@@ -133,7 +136,7 @@ def test_other_image_sizes(name: str) -> None:
 
 
 def test_width_shrinks_and_grows() -> None:
-    for name in ("resnet8", "wrn_16_2", "vgg8", "mobilenetv2", "shufflenetv1", "shufflenetv2", "resnet50_cifar"):
+    for name in FAMILIES:
         small, normal, big = (describe(Spec(name, {"width": w}), 10, 32) for w in (0.25, 1, 2))
         assert small.parameters < normal.parameters / 8 and big.parameters > 2 * normal.parameters
         assert len(small.stage_shapes) == len(normal.stage_shapes)
@@ -218,7 +221,7 @@ def test_stages_picks_among_the_declared_ones(make) -> None:
     assert net(images()).stages == [] and torch.equal(out.logits, every.logits)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet50_cifar", "wrn_16_1", "vgg8", "mobilenetv2", "shufflenetv1"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_declared_stages_are_modules_of_the_network(name: str) -> None:
     shapes = describe(Spec(name), 10, 32).stage_shapes
     backbone = build(Spec(name), 10, 32).backbone
