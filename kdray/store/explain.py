@@ -10,7 +10,7 @@ import os
 
 from kdray.errors import StoreError
 
-ELSEWHERE = "set `storage:` to another place"
+ELSEWHERE = "use another place"
 
 
 def endpoint() -> str:
