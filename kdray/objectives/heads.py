@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_TINY = 1e-8
+TINY = 1e-8
 
 
 def unit(x: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def unit(x: Tensor) -> Tensor:
     Dividing by max(||x||, eps) alone would multiply the gradient of a dead row by 1/eps.
     """
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.where(norm > _TINY, x / norm.clamp_min(_TINY), 0.0)
+    return torch.where(norm > TINY, x / norm.clamp_min(TINY), 0.0)
 
 
 class Projection(nn.Linear):

@@ -30,7 +30,7 @@ from kdray.objectives.contract import (
 )
 from kdray.objectives.draws import draw, row_keys
 from kdray.objectives.gather import gather_rows, own_rows
-from kdray.objectives.heads import Projection, off_diagonal, unit
+from kdray.objectives.heads import TINY, Projection, off_diagonal, unit
 from kdray.objectives.registry import register
 from kdray.objectives.sampling import ClassSampler
 
@@ -108,15 +108,21 @@ def relation_contrast(
     Returns:
         two scalars; a pair counts when it is related and N_ij is not empty. Memory: [A, n, d] and [A, m, n].
     """
-    relations = unit(query[None] - anchors[:, None])
-    references = unit(candidates[None] - anchors[:, None])
-    scores = relations @ references.transpose(1, 2) / temperature
+    relations, references = query[None] - anchors[:, None], candidates[None] - anchors[:, None]
+    # Lengths divide the products: unit vectors would cost several more passes over [A, n, d].
+    scale = _inverse_norm(relations)[:, :, None] * _inverse_norm(references)[:, None, :]
+    scores = relations @ references.transpose(1, 2) * scale / temperature
     positive = scores.gather(2, place[None, :, None].expand(len(anchors), -1, 1)).squeeze(2)
-    # The positive enters by itself, so that a row with no negative is log(1) and not log(0).
-    others = scores.masked_fill(~negative, -math.inf)
-    log_sum = torch.cat([positive[:, :, None], others], dim=2).logsumexp(dim=2)
+    itself = place[:, None] == torch.arange(len(candidates), device=place.device)
+    log_sum = scores.masked_fill(~(negative | itself), -math.inf).logsumexp(dim=2)
     pair = related & negative.any(dim=2)
     return torch.where(pair, log_sum - positive, 0.0).sum(), pair.sum()
+
+
+def _inverse_norm(x: Tensor) -> Tensor:
+    """1 / ||x|| along the last dimension, 0 without gradient where x vanishes."""
+    norm = torch.linalg.vector_norm(x, dim=-1)
+    return torch.where(norm > TINY, norm.clamp_min(TINY).reciprocal(), 0.0)
 
 
 @register("clmkd.gradient_relation")
