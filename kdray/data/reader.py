@@ -132,6 +132,8 @@ def images_at(table: pa.Table, rows: np.ndarray | None = None) -> list[bytes]:
     column = table.column("image").combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # an older pyarrow keeps one chunk wrapped
         column = column.chunk(0)
+    if not len(column):
+        return []
     _, offsets, values = column.buffers()
     # Slices of the value buffer: a hundred times faster than making a scalar of each row.
     ends = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]

@@ -7,9 +7,12 @@ object that looks whole. So kdray writes with boto3, and pyarrow only reads (Par
 from __future__ import annotations
 
 import functools
+import io
 import os
+import re
 from typing import Any
 
+from kdray.errors import StoreError
 from kdray.store import explain
 from kdray.store.local import replacing
 
@@ -36,8 +39,6 @@ class S3Objects:
     def write(self, path: str, data: bytes | memoryview) -> None:
         bucket, key = _split(path)
         if len(data) > 64 << 20:  # one PUT holds 5 GiB at most; parts also retry by themselves
-            import io
-
             client(bucket).upload_fileobj(io.BytesIO(data), bucket, key)
         else:
             client(bucket).put_object(Bucket=bucket, Key=key, Body=bytes(data))
@@ -126,9 +127,13 @@ def _clients(settings: tuple[str | None, ...]) -> tuple[Any, Any]:
     from botocore.config import Config
 
     session = boto3.session.Session()
+    at = explain.endpoint()
+    if at != "AWS" and not re.match(r"https?://[^/]", at):
+        fix = "Write http://host:port or https://host"
+        raise StoreError(f"{at!r} is no endpoint", where="AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL", fix=fix)
     region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
     extra: dict[str, Any] = {"max_pool_connections": 32}
-    if explain.endpoint() != "AWS":
+    if at != "AWS":
         # Other servers often know neither the checksums that AWS made the default in 2025 nor buckets as host names.
         extra["s3"] = {"addressing_style": "path"}
         for name in ("request_checksum_calculation", "response_checksum_validation"):
@@ -136,7 +141,7 @@ def _clients(settings: tuple[str | None, ...]) -> tuple[Any, Any]:
     probe, work = (
         session.client(
             "s3",
-            endpoint_url=None if explain.endpoint() == "AWS" else explain.endpoint(),
+            endpoint_url=None if at == "AWS" else at,
             region_name=region,
             config=Config(**settings, **extra),
         )
@@ -173,8 +178,8 @@ def _filesystem(settings: tuple[str | None, ...], region: str) -> Any:
 
     options: dict[str, Any] = {"region": region, "connect_timeout": 10, "request_timeout": 60}
     if explain.endpoint() != "AWS":
-        scheme, mark, host = explain.endpoint().partition("://")
-        options |= {"endpoint_override": (host if mark else scheme).rstrip("/"), "scheme": scheme if mark else "https"}
+        scheme, _, host = explain.endpoint().partition("://")
+        options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme}
     return fs.S3FileSystem(retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=6), **options)
 
 
