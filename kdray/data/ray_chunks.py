@@ -7,6 +7,7 @@ Each training worker runs a pipeline of its own over its part of the plan; what 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import DataContext, ExecutionResources
+from ray.data import DataContext, ExecutionResources, TaskPoolStrategy
 
 from kdray.data.chunks import Chunk, Recipe
 from kdray.data.reader import Rows, images_at, read_rows
@@ -44,6 +45,7 @@ def ray_chunks(
     check_free_cpus(task_cpus)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # a line or two for every epoch and every rank
     context.target_max_block_size = 1  # every row a block: see above
     context.execution_options.preserve_order = True
     store_bytes = ray.cluster_resources().get("object_store_memory", 0.0) * _STORE_SHARE / world
@@ -57,7 +59,7 @@ def ray_chunks(
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=0,
-            concurrency=_READS,
+            compute=TaskPoolStrategy(size=min(_READS, len(spans))),
         )
         decoded = pieces.map_batches(
             partial(_decode, recipe=recipe), batch_size=1, batch_format="pyarrow", num_cpus=task_cpus

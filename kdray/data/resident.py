@@ -14,7 +14,8 @@ import torch
 
 from kdray.data.augment import build_augment, build_transform
 from kdray.data.bad import BadImages
-from kdray.data.chunks import Chunk, Recipe, batches, build_chunk, nothing_decodes, to_batch
+from kdray.data.batching import batches, to_batch
+from kdray.data.chunks import Chunk, Recipe, build_chunk, nothing_decodes
 from kdray.data.decode import BadImage, decode_many
 from kdray.data.feed import Batch
 from kdray.data.gather import GatherPlan, PixelStore
