@@ -73,7 +73,7 @@ def open_dataset(data: Data) -> Dataset:
     if test_uri is not None:
         test_manifest = read_manifest(test_uri, data.columns, manifest.num_classes)
         read_labels(test_manifest)
-        test = Split(test_manifest, np.arange(test_manifest.num_samples, dtype=np.int64)[: data.limit])
+        test = Split(test_manifest, np.arange(test_manifest.num_samples, dtype=np.int64)[: data.test_limit])
     return Dataset(
         num_classes=manifest.num_classes,
         class_names=manifest.class_names,

@@ -31,8 +31,8 @@ class Data(Part):
     """Where the samples lie, how they are read, and what is done to their pixels.
 
     `source` None (or shards, the same) means shards at the `train` and `test` URIs. `validation` is the fraction of
-    train held out by a hash of the sample id; `limit` keeps the first rows only. `mean` and `std` are per RGB channel,
-    of pixels in 0..1. `samples` declares the train size for a plan made where the data cannot be reached.
+    train held out by a hash of the sample id; `limit` keeps the first rows of train and of validation, `test_limit` of
+    test. `mean` and `std` are per RGB channel, of pixels in 0..1. `samples` declares the train size for a plan made where the data cannot be reached.
     """
 
     source: Annotated[Literal["digits", "cifar10", "cifar100", "shards"] | None, AfterValidator(_shards_is_none)] = None
@@ -49,6 +49,7 @@ class Data(Part):
     views: Count = 1
     validation: BelowOne = 0.1
     limit: Count | None = None
+    test_limit: Count | None = None
     mean: Mean | None = None
     std: Std | None = None
     shuffle_window_bytes: Count = 256 * 1024**2
@@ -223,9 +224,13 @@ class Cluster(Part):
 
 
 class Evaluate(Part):
-    """How finished models are evaluated. `batch` is per worker and changes no number."""
+    """How finished models are evaluated on test. `batch` is per worker and changes no number.
+
+    `precision` is fp32 by default, whatever the training's: published accuracies are of float32 networks.
+    """
 
     batch: Count = Field(default=256, json_schema_extra=OPERATIONAL)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
 
 
 def _evaluation_only() -> Train:

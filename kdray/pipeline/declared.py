@@ -17,6 +17,8 @@ def declared_dataset(data: Data) -> Dataset | None:
     Needs a built-in source, or `data.classes`, `data.samples` and transforms that fix the image size.
     """
     train: int | None
+    classes: int | None
+    size: int | None
     if data.source not in (None, "shards"):
         facts = builtin_facts(data.source)
         train, test, classes, size, mean, std = facts
@@ -35,7 +37,7 @@ def declared_dataset(data: Data) -> Dataset | None:
         image_size=image_size,
         train=_split("train", train - held_out, classes, data.limit),
         validation=_split("train", held_out, classes, data.limit) if held_out else None,
-        test=_split("test", test, classes, data.limit),
+        test=_split("test", test, classes, data.test_limit),
         labels=np.arange(train - held_out, dtype=np.int64) % classes,
     )
 

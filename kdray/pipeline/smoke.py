@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 
-from kdray.data.sources import digit_samples, is_present
+from kdray.data.digits import digit_samples
+from kdray.data.sources import is_present
 from kdray.data.writer import write_shards
 from kdray.errors import InputError
 from kdray.experiment import Data, Experiment, ModelSpec, Train, experiment_from_dict
-from kdray.models.weights import is_published
 from kdray.models.registry import find
+from kdray.models.weights import is_published
 from kdray.store import Store, exists_uri
 
-IMAGES, BATCH, EPOCHS, LARGE, SMALL = 256, 32, 2, 64, 64
+IMAGES, BATCH, EPOCHS, LARGE = 256, 32, 2, 64
 WIDTH = 0.5
 
 
@@ -71,18 +72,19 @@ def _small_train(train: Train, workers: int) -> dict[str, Any]:
 def _small_data(experiment: Experiment, plain: dict[str, Any], notes: list[str]) -> None:
     data = plain["data"]
     data["limit"] = min(IMAGES, experiment.data.limit or IMAGES)
+    data["test_limit"] = min(IMAGES, experiment.data.test_limit or IMAGES)
     data["augment"] = [_small_transform(item) for item in data.get("augment", [])]
     data["eval_transform"] = [_small_transform(item) for item in data.get("eval_transform", [])]
     if _reachable(experiment.data):
         return
     classes = experiment.data.classes or {"cifar10": 10, "cifar100": 100}.get(experiment.data.source or "", 10)
-    size = 32 if experiment.data.source in ("cifar10", "cifar100") else SMALL
-    where = Store(plain["storage"]).sub(f"stand-in-{classes}-{size}")
+    if classes < 10:
+        classes = 10  # a stand-in has ten kinds of digits
+    where = Store(plain["storage"]).sub(f"stand-in-{classes}")
+    names = [f"class {number}" for number in range(classes)]
     for split in ("train", "test"):
         if not where.exists(f"{split}/manifest.json"):
-            samples = digit_samples(split, size=size, classes=classes)
-            names = [f"class {number}" for number in range(classes)]
-            write_shards(samples, where.path_uri(split), class_names=names)
+            write_shards(digit_samples(split), where.path_uri(split), class_names=names, split=split)
     data |= {"train": where.path_uri("train"), "test": where.path_uri("test"), "classes": classes}
     data.pop("source", None)
     data.pop("columns", None)

@@ -20,6 +20,7 @@ from kdray.train.spec import NetSpec, StageSpec
 
 FORMAT = 1  # raise when the same experiment must give another result: every artifact is then made anew
 ARTIFACTS = "artifacts"
+EVALUATION_KEYS = ("eval_transform", "validation", "limit", "test_limit")
 WHERE_DATA_LIES = ("train", "test", "root", "source", "samples", "classes")
 
 
@@ -92,13 +93,13 @@ class _Planner:
     ) -> Stage:
         spec = ModelSpec(**{field: getattr(student, field) for field in ModelSpec.model_fields})
         net, sha = self._given(spec, "student")
-        source = None
+        source: dict[str, Any] | None = None
         if taught is not None and needs(objectives).teacher:
             inside = taught.weights is not None and taught.weights.startswith(self.store.path_uri(ARTIFACTS))
             assert taught.weights is not None
             folder = taught.weights.rpartition("/")[0].rpartition("/")[2]
             source = {"artifact": folder} if inside else {"weights": self._given(taught.spec, "teacher")[1]}
-            source |= {"model": taught.spec.canonical(results_only=True) | {"weights": None}}
+            source = source | {"model": taught.spec.canonical(results_only=True) | {"weights": None}}
         else:
             taught = None
         return self._stage(name, title, net, sha, taught, source, objectives, self.experiment.train)
@@ -133,6 +134,7 @@ class _Planner:
             "pixels": [list(self.dataset.mean), list(self.dataset.std)],
             "teacher": teacher_source,
             "objectives": objectives,
+            "evaluate": experiment.evaluate.canonical(results_only=True),
             "train": train.canonical(results_only=True) if train else None,
             "seed": experiment.seed if train else None,
         }
@@ -180,7 +182,7 @@ def _data_identity(data: Data, training: bool) -> dict[str, Any]:
     """The part of `data` that changes a stage's result: not where it lies, nor, for an evaluation, training's part."""
     plain = {key: value for key, value in data.canonical(results_only=True).items() if key not in WHERE_DATA_LIES}
     if not training:
-        plain = {key: value for key, value in plain.items() if key in ("eval_transform", "validation", "limit")}
+        plain = {key: value for key, value in plain.items() if key in EVALUATION_KEYS}
     return plain
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+
+from kdray.models.outputs import Net
 
 
 class Ema:
@@ -15,7 +16,7 @@ class Ema:
     up to `decay`, so that the shadow of a short run is not its random start.
     """
 
-    def __init__(self, net: nn.Module, decay: float) -> None:
+    def __init__(self, net: Net, decay: float) -> None:
         self.decay = decay
         self.updates = 0
         self.shadow = copy.deepcopy(net).eval().requires_grad_(False)

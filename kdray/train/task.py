@@ -33,6 +33,9 @@ class Pixels:
 class Trainable(nn.Module):
     """A network and its objectives: everything that receives gradients."""
 
+    net: Net
+    objectives: ObjectiveSet
+
     def __init__(self, net: Net, objectives: ObjectiveSet) -> None:
         super().__init__()
         self.net = net

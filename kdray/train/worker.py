@@ -51,8 +51,9 @@ class StageWorker:
         self.rank, self.world = rank, world
         self.device = resolve_device(stage.device)
         self.store = Store(stage.store).sub(stage.folder)
-        name = stage.train.precision if stage.train else "auto"
+        name = stage.train.precision if stage.train else stage.evaluate.precision
         self.precision: Precision = resolve_precision(name, self.device)
+        self.test_precision = resolve_precision(stage.evaluate.precision, self.device)
         self.image_size = stage.dataset.image_size
 
     def run(self) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class StageWorker:
             **self.stage.identity,
             "seed": self.stage.seed,
             "precision": self.precision.name,
+            "test_precision": self.test_precision.name,
             "device": device_name(self.device),
             "world_size": self.world,
             "threads": torch.get_num_threads(),
@@ -71,8 +73,8 @@ class StageWorker:
             "flops_per_image": net.info.flops,
         }
         if self.stage.train is None:
-            record |= {"test": self._evaluate(net, self.stage.dataset.test), "epochs": 0}
-            record["validation"] = self._evaluate(net, self.stage.dataset.validation)
+            record |= {"test": self._test(net), "epochs": 0}
+            record["validation"] = self._evaluate(net, self.stage.dataset.validation, self.precision)
         else:
             record |= self._train(net)
         record["wall_s"] = time.time() - started
@@ -104,14 +106,17 @@ class StageWorker:
             "data_cpus": self.stage.data_cpus or None,
         }
 
-    def _evaluate(self, net: Net, split: Split | None) -> dict[str, float] | None:
+    def _test(self, net: Net) -> dict[str, float] | None:
+        return self._evaluate(net, self.stage.dataset.test, self.test_precision)
+
+    def _evaluate(self, net: Net, split: Split | None, precision: Precision) -> dict[str, float] | None:
         if split is None or not len(split):
             return None
         feed = eval_feed(
             self.stage.data, split.manifest, split.rows, batch=self.stage.evaluate.batch, **self._feed_options()
         )
         pixels = self._pixels(self.stage.net)
-        return evaluate(net, feed, lambda images: pixels.prepare(images, self.precision), self.precision, self.device)
+        return evaluate(net, feed, lambda images: pixels.prepare(images, precision), precision, self.device)
 
     def _train(self, net: Net) -> dict[str, Any]:
         stage, train, dataset = self.stage, self.stage.train, self.stage.dataset
@@ -156,7 +161,7 @@ class StageWorker:
                 device=self.device,
                 seed=stage.seed,
                 listener=board or self.listener,
-                validate=(lambda n: self._evaluate(n, validation) or {}) if validation else None,
+                validate=(lambda n: self._evaluate(n, validation, self.precision) or {}) if validation else None,
                 checkpoints=checkpoints,
                 rank=self.rank,
                 world=self.world,
@@ -178,11 +183,11 @@ class StageWorker:
             versions["best"] = outcome.best
         for name, weights in versions.items():
             net.backbone.load_state_dict(weights)
-            tests[name] = self._evaluate(net, self.stage.dataset.test)
+            tests[name] = self._test(net)
             if self.rank == 0:
                 card = self._card(net, name, tests[name], outcome)
                 for stem in [name] if name != list(versions)[-1] else [name, "model"]:
-                    tensors, text = export_bytes(net, card, f"{stem}.safetensors")
+                    tensors, text = export_bytes(net, card)
                     self.store.write_bytes(f"{stem}.safetensors", tensors)
                     self.store.write_text(f"{stem}.json", text)
         if self.rank == 0:
