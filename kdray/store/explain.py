@@ -25,6 +25,8 @@ def explain(exc: BaseException, uri: str, doing: str) -> StoreError:
     code = _s3_code(exc)
     if code is not None:
         return _s3(code, uri, doing)
+    if "google::cloud::Status" in str(exc):
+        return _google(str(exc), uri, doing)
     if isinstance(exc, OSError):
         return _os(exc, uri, doing)
     return StoreError(f"cannot {doing}: {type(exc).__name__}: {_one_line(exc)}", where=uri)
@@ -121,6 +123,26 @@ def _s3(code: str, uri: str, doing: str) -> StoreError:
         fix = "Set AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
     elif code in ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
         problem, fix = f"bucket {bucket!r} is in another region", "Set AWS_REGION to the bucket's region"
+    return StoreError(problem, where=uri, fix=fix)
+
+
+def _google(text: str, uri: str, doing: str) -> StoreError:
+    """pyarrow gives Google's status only as text: `google::cloud::Status(CODE: message ...)`."""
+    code = text.partition("google::cloud::Status(")[2].partition(":")[0]
+    if "OAuth2" in text or code == "UNAUTHENTICATED":
+        problem = "no Google credentials were found"
+        fix = "Run `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
+    elif code == "PERMISSION_DENIED":
+        problem, fix = f"no permission to {doing}", "Give these credentials a role on the bucket, or set others"
+    elif code == "NOT_FOUND":
+        problem, fix = "does not exist", "Check the bucket and the path"
+    elif code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+        problem, fix = (
+            "Google Cloud Storage does not answer",
+            "Check the network and STORAGE_EMULATOR_HOST, or try again",
+        )
+    else:
+        problem, fix = f"cannot {doing}: Google Cloud Storage answered {code or 'an error'}", "Try again"
     return StoreError(problem, where=uri, fix=fix)
 
 

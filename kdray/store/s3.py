@@ -176,11 +176,11 @@ def _probe(settings: tuple[str | None, ...], bucket: str) -> str:
 def _filesystem(settings: tuple[str | None, ...], region: str) -> Any:
     import pyarrow.fs as fs
 
-    options: dict[str, Any] = {"region": region, "connect_timeout": 10, "request_timeout": 60}
+    options: dict[str, Any] = {"region": region, "connect_timeout": 10, "request_timeout": 30}
     if explain.endpoint() != "AWS":
         scheme, _, host = explain.endpoint().partition("://")
         options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme}
-    return fs.S3FileSystem(retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=6), **options)
+    return fs.S3FileSystem(retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=5), **options)
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -127,7 +127,8 @@ class Store:
             self.delete(rel)
         except StoreError as exc:
             # The probe's name means nothing to the reader: name the root.
-            raise StoreError(exc.problem, where=self.uri, fix=exc.fix) from exc
+            where = self.uri if exc.where == self.path_uri(rel) else exc.where
+            raise StoreError(exc.problem, where=where, fix=exc.fix) from exc
 
     @contextlib.contextmanager
     def _at(self, rel: str, doing: str) -> Iterator[tuple[Backend, str]]:
