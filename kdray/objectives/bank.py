@@ -36,14 +36,11 @@ class Bank(nn.Module):
 
         Several rows of one sample (views, or a row that stands in for a broken image) count as their mean.
         """
-        same = index[:, None] == index[None, :]
-        weights = same.to(rows.dtype)
+        weights = (index[:, None] == index[None, :]).to(rows.dtype)
         mean = weights @ rows / weights.sum(dim=1, keepdim=True)
         old = self.vectors[index].to(rows.dtype)
-        new = unit(momentum * old + (1.0 - momentum) * mean).to(self.vectors.dtype)
-        # Rows of one sample must write the same bits, whichever of them is written last.
-        first = same.to(torch.uint8).argmax(dim=1)
-        self.vectors[index] = new[first]
+        # Rows of one sample get the same value, so it does not matter which of them is written last.
+        self.vectors[index] = unit(momentum * old + (1.0 - momentum) * mean).to(self.vectors.dtype)
 
     @torch.no_grad()
     def scores(self, rows: Tensor, index: Tensor) -> Tensor:

@@ -34,8 +34,7 @@ class ObjectiveSet(nn.Module):
 
     `parameters()` are the heads of the members and nothing else; give them to the optimizer and their gradients to
     DDP. `state_dict()` holds heads and banks exactly; plain tensors, so `torch.load(weights_only=True)` reads it.
-    Banks are equal on all workers by construction: they are excluded from DDP's buffer broadcast where this module is
-    what DDP wraps (`state_names` lists them for a wrapper around it).
+    Banks are equal on all workers by construction: whoever broadcasts buffers may leave `state_names` out.
     """
 
     def __init__(self, objectives: Mapping[str, Any], setup: Setup, where: str = "objectives") -> None:
@@ -69,8 +68,6 @@ class ObjectiveSet(nn.Module):
                 path = f"{where}.{entry.name}" + (f".{error.where}" if error.where else "")
                 raise type(error)(error.problem, where=path, fix=error.fix) from None
             self._names[key] = entry.name
-        # DDP reads this attribute of the module it wraps.
-        self._ddp_params_and_buffers_to_ignore = self.state_names
 
     @property
     def state_names(self) -> list[str]:

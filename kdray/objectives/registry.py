@@ -157,7 +157,11 @@ def _user_class(reference: str, where: str) -> type[Objective]:
         raise ConfigError(f"{module_name!r} has no {class_name!r}{nearest(class_name, vars(module))}", where=where)
     problem = _incomplete(cls)
     if problem:
-        raise ConfigError(f"{reference!r} is no objective: {problem}", where=where, fix="kdray/objectives/contract.py says what one is")
+        raise ConfigError(
+            f"{reference!r} is no objective: {problem}",
+            where=where,
+            fix="kdray/objectives/contract.py says what one is",
+        )
     assert isinstance(cls, type)
     return cls
 

@@ -19,7 +19,7 @@ def mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**63 - 1), st.integers(0, 10**9), st.integers(-(2**63), 2**63 - 1), st.integers(0, 9))
 def test_equals_python_integers(seed: int, step: int, key: int, tag: int) -> None:
     stream = mix(mix(mix(seed) ^ step) ^ tag)
@@ -66,7 +66,7 @@ def test_views_have_keys_of_their_own() -> None:
     assert torch.equal(keys[:2], index) and keys.unique().numel() == 6
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(1, 12), st.integers(0, 100))
 def test_distinct_positions_within_the_size(sizes: list[int], count: int, step: int) -> None:
     keys = torch.arange(len(sizes))

@@ -113,7 +113,7 @@ def test_a_users_class_is_an_objective_like_any() -> None:
 def test_registering_checks_the_class() -> None:
     with pytest.raises(TypeError, match="names no `family` or no `source`"):
         register("sourceless")(user_objectives.Sourceless)
-    with pytest.raises(TypeError, match="'kd' is registered twice: kdray.objectives.kd and"):
+    with pytest.raises(TypeError, match=r"'kd' is registered twice: kdray\.objectives\.kd and"):
         register("kd")(user_objectives.Gap)
 
 

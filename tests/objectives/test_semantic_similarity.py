@@ -108,6 +108,15 @@ def test_centroid_kl_equals_loops_over_several_batches() -> None:
     assert member(objectives).seen.tolist() == [c in centroids[0] for c in range(5)]
 
 
+def test_centroids_may_move_before_the_backward_pass() -> None:
+    setup = make_setup()
+    objectives, cases = build({**BASE, "form": "centroid_kl"}, setup), [make_case(setup, seed=seed) for seed in (0, 1)]
+    again = build({**BASE, "form": "centroid_kl"}, setup)
+    parts = [case.part(objectives) for case in cases]
+    expected = gradients(cases[0].part(again), cases[0].student_pooled)
+    torch.testing.assert_close(gradients(parts[0], cases[0].student_pooled), expected)
+
+
 @pytest.mark.parametrize("hidden", [None, 4])
 def test_align_equals_loops(hidden: int | None) -> None:
     setup = make_setup()

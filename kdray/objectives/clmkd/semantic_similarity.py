@@ -195,14 +195,12 @@ class SemanticSimilarity(Objective):
 
     @torch.no_grad()
     def _move(self, centroids: Tensor, members: Tensor, rows: Tensor) -> None:
-        """c <- unit(m c + (1 - m) mean of the unit rows of class c) where the batch has the class; its first mean as
-        it is.
+        """c <- unit(m c + (1 - m) mean of the unit rows of class c) where the batch has the class; all start at 0.
 
-        members [C, n] of 0 and 1; rows [n, d] of all workers. A matrix product and no scatter: all workers get equal
-        bits.
+        members [C, n] of 0 and 1; rows [n, d], those of all workers. A matrix product and no scatter, whose sums would
+        come in any order on a GPU: all workers get equal bits.
         """
         counts = members.sum(dim=1, keepdim=True)
         mean = members @ unit(rows) / counts.clamp_min(1.0)
-        momentum = torch.where(self.seen[:, None], self.options.momentum, 0.0).to(rows.dtype)
-        moved = unit(momentum * centroids.to(rows.dtype) + (1.0 - momentum) * mean)
-        centroids.copy_(torch.where(counts > 0, moved, centroids.to(rows.dtype)))
+        old, momentum = centroids.to(rows.dtype), self.options.momentum
+        centroids.copy_(torch.where(counts > 0, unit(momentum * old + (1.0 - momentum) * mean), old))
