@@ -20,7 +20,8 @@ from kdray.objectives.gather import own_rows, world
 from .cases import EVERY, RELATIONAL, case_id, make_setup
 
 ROWS, STEPS = 8, 3
-STATELESS = [p for p in RELATIONAL if p.get("mode") != "memory" and p.get("form") not in ("centroid_kl", "align")]
+ALONE = ("centroid_kl", "align")  # forms that compare no rows
+STATELESS = [p for p in RELATIONAL if p.get("mode") != "memory" and p.get("form") not in ALONE]
 CASES: dict[str, dict[str, Any]] = {case_id(p): p for p in EVERY} | {
     f"local {case_id(p)}": {**p, "gather": "local"} for p in STATELESS
 }
