@@ -28,7 +28,7 @@ CASES: dict[str, dict[str, Any]] = {case_id(p): p for p in EVERY} | {
 
 
 class Student(nn.Module):
-    """The smallest network with everything that objectives read; the loss is inside, so that DDP sees all parameters."""
+    """The smallest network with everything that objectives read; the loss is inside: DDP sees all parameters."""
 
     def __init__(self, setup: Setup, objectives: dict[str, Any]) -> None:
         super().__init__()
