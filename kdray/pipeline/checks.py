@@ -20,6 +20,7 @@ from kdray.pipeline.estimate import Estimate, readable_bytes
 from kdray.pipeline.stages import Stage
 from kdray.store import Store
 from kdray.train.cluster import Shares, share_cpus
+from kdray.train.environment import cluster_address
 from kdray.train.precision import resolve_precision
 from kdray.train.spec import NetSpec, StageSpec
 
@@ -122,14 +123,14 @@ def local_shares(experiment: Experiment, stream: bool) -> Shares | None:
         ClusterError: this machine cannot hold what the experiment asks for.
     """
     cluster: Cluster = experiment.cluster
-    if cluster.workers == 0 or cluster.address or os.environ.get("RAY_ADDRESS"):
+    if cluster.workers == 0 or cluster_address(cluster):
         return None
     return share_cpus(cluster, float(os.cpu_count() or 1), stream)
 
 
 def check_devices(cluster: Cluster) -> None:
     """Raise ConfigError for GPUs asked for on a machine that has fewer, when the run is to stay on this machine."""
-    if cluster.address or os.environ.get("RAY_ADDRESS"):
+    if cluster_address(cluster):
         return
     wanted = cluster.workers * cluster.gpus_per_worker
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -19,6 +19,7 @@ from kdray.pipeline.estimate import Estimate, estimate
 from kdray.pipeline.record import RUNS, now, start_record, write_record
 from kdray.pipeline.stages import Stage, generation, plan_stages, run_digest
 from kdray.store import Store
+from kdray.train.environment import cluster_address, prepare_environment
 from kdray.train.loop import Listener
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,9 @@ def connect_in_background(experiment: Experiment) -> Callable[[], None]:
     """Start Ray beside the checks, which need none of it; the returned function waits for it and raises its error."""
     if experiment.cluster.workers == 0:
         return lambda: None
+    prepare_environment(local=cluster_address(experiment.cluster) is None)
     failure: list[BaseException] = []
+    connected = threading.Event()
 
     def work() -> None:
         from kdray.train.cluster import connect
@@ -136,12 +139,15 @@ def connect_in_background(experiment: Experiment) -> Callable[[], None]:
             connect(experiment.cluster)
         except BaseException as error:  # re-raised where the cluster is needed
             failure.append(error)
+        connected.set()
+        # Ray's servers end with the thread that started them (Linux ties a child's death signal to it), not with the
+        # process: this one must stay.
+        threading.Event().wait()
 
-    thread = threading.Thread(target=work, name="ray-connect", daemon=True)
-    thread.start()
+    threading.Thread(target=work, name="ray-connect", daemon=True).start()
 
     def wait() -> None:
-        thread.join()
+        connected.wait()
         if failure:
             raise failure[0]
 

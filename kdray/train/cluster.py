@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
 from kdray.errors import ClusterError
 from kdray.experiment import Cluster
-
-log = logging.getLogger(__name__)
-
-# What kdray wants of Ray where the user has not said otherwise. Ray copies RAY_TRAIN_* on to controllers and workers.
-DEFAULTS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how soon fit() returns; 2 s by default
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each print() would appear twice
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train tab is empty without it
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a user's own code keep their meaning
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
+from kdray.train.environment import cluster_address, prepare_environment
 
 
 @dataclass(frozen=True)
@@ -62,18 +48,17 @@ def share_cpus(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
 def connect(cluster: Cluster) -> None:
     """Join the cluster of `cluster.address` or RAY_ADDRESS (set inside a Ray job), else start one on this machine.
 
-    The auth mode is always stated: left alone, Ray turns it on in the process that starts a cluster and off in the ones
-    that join it. A cluster started here listens on the loopback interface alone.
+    A cluster started here listens on the loopback interface alone.
 
     Raises:
         ClusterError: the cluster does not answer.
     """
-    for key, value in DEFAULTS.items():
-        os.environ.setdefault(key, value)
+    address = cluster_address(cluster)
+    prepare_environment(local=address is None)
+    import ray
+
     if ray.is_initialized():
         return
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address:
@@ -94,8 +79,10 @@ def check_gpus(cluster: Cluster) -> None:
 
     A cluster that grows on demand may be empty now, so only clusters started on this machine are judged.
     """
-    if cluster.address or os.environ.get("RAY_ADDRESS"):
+    if cluster_address(cluster):
         return
+    import ray
+
     wanted, there = cluster.workers * cluster.gpus_per_worker, ray.cluster_resources().get("GPU", 0.0)
     if wanted > there:
         raise ClusterError(
