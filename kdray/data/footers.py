@@ -155,7 +155,8 @@ def _parse(where: str, name: str, size: int, tail: bytes, wanted: ColumnNames) -
         metadata = pq.read_metadata(pa.BufferReader(tail))
         schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError) as exc:
-        raise DataError(f"its footer does not read: {exc}", where=where, fix="Copy or write it again") from exc
+        reason = " ".join(str(exc).split())[:200]
+        raise DataError(f"its footer does not read: {reason}", where=where, fix="Copy or write it again") from exc
     columns = _columns(where, schema, wanted)
     rows, labels, image_bytes, end = [], [], 0, 0
     known = True

@@ -1,0 +1,207 @@
+"""Decoding gives the pixels of `PIL.Image.open(...).convert("RGB")`, or says why it cannot."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdray.data import decode as decode_module
+from kdray.data.decode import MAX_PIXELS, BadImage, decode, decode_many, encode_png
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+SMOOTH = cv2.resize(PIXELS[:6, :8], (160, 120), interpolation=cv2.INTER_CUBIC)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def reference(data: bytes) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.fixture
+def pillow_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of what was decoded by Pillow and not by OpenCV."""
+    calls: list[int] = []
+    plain = decode_module._pillow
+
+    def counting(data: bytes, max_pixels: int) -> np.ndarray:
+        calls.append(len(data))
+        return plain(data, max_pixels)
+
+    monkeypatch.setattr(decode_module, "_pillow", counting)
+    return calls
+
+
+def test_rgb_png_is_exact_and_fast(pillow_calls: list[int]) -> None:
+    for level in (0, 6, 9):
+        image = decode(encoded(Image.fromarray(PIXELS), "PNG", compress_level=level))
+        assert np.array_equal(image, PIXELS)
+    assert image.dtype == np.uint8 and image.flags.c_contiguous and image.flags.writeable
+    assert not pillow_calls
+
+
+@pytest.mark.parametrize(
+    "options", [{"quality": 95}, {"quality": 50, "subsampling": 2}, {"progressive": True}, {"subsampling": 0}]
+)
+def test_rgb_jpeg_is_within_a_grey_level(options: dict[str, object], pillow_calls: list[int]) -> None:
+    for pixels in (PIXELS, SMOOTH):
+        data = encoded(Image.fromarray(pixels), "JPEG", **options)
+        difference = np.abs(decode(data).astype(int) - reference(data).astype(int))
+        assert difference.max() <= 1
+    assert not pillow_calls
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
+def test_other_png(mode: str, pillow_calls: list[int]) -> None:
+    data = encoded(Image.fromarray(PIXELS).convert(mode), "PNG")
+    assert np.array_equal(decode(data), reference(data))
+    assert pillow_calls
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_jpeg(mode: str, pillow_calls: list[int]) -> None:
+    data = encoded(Image.fromarray(SMOOTH).convert(mode), "JPEG")
+    assert np.array_equal(decode(data), reference(data))
+    assert pillow_calls
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_other_formats(kind: str) -> None:
+    data = encoded(Image.fromarray(SMOOTH), kind)
+    assert np.array_equal(decode(data), reference(data))
+
+
+def test_transparency_is_dropped_without_a_warning() -> None:
+    palette = Image.fromarray(PIXELS).convert("P")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = encoded(palette, "PNG", transparency=bytes(range(256)))
+        assert np.array_equal(decode(data), reference(data))
+        rgb = encoded(Image.fromarray(PIXELS), "PNG", transparency=tuple(PIXELS[0, 0].tolist()))
+        assert np.array_equal(decode(rgb), PIXELS)
+
+
+def test_gamma_does_not_change_pixels() -> None:
+    plain = encode_png(PIXELS)
+    body = b"gAMA" + struct.pack(">I", 30000)
+    data = plain[:33] + struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body)) + plain[33:]
+    assert np.array_equal(decode(data), reference(data)) and np.array_equal(decode(data), PIXELS)
+
+
+def test_orientation_is_not_applied(pillow_calls: list[int]) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    data = encoded(Image.fromarray(SMOOTH), "JPEG", exif=exif)
+    assert decode(data).shape == SMOOTH.shape
+    assert np.abs(decode(data).astype(int) - reference(data).astype(int)).max() <= 1
+    assert not pillow_calls
+
+
+def test_sixteen_bits_are_scaled() -> None:
+    grey = PIXELS[:, :, 0]
+    data = encoded(Image.fromarray(grey.astype(np.uint16) * 257), "PNG")
+    assert np.array_equal(decode(data), np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def test_every_size() -> None:
+    for height, width in ((1, 1), (1, 64), (64, 1), (3, 5)):
+        assert np.array_equal(
+            decode(encode_png(PIXELS[:1, :1].repeat(height, 0).repeat(width, 1))).shape, (height, width, 3)
+        )
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"not an image", "known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "known format"),
+        (b"\x89PNG\r\n\x1a\n", None),
+        (b"\xff\xd8\xff\xd9", None),
+        (b"\xff\xd8\xff\xe0\x00\x02\xff\xd9", None),
+        (encoded(Image.fromarray(PIXELS[:, :, 0].astype(np.int32)), "TIFF"), "no known range"),
+    ],
+)
+def test_what_is_no_image(data: bytes, words: str | None) -> None:
+    with pytest.raises(BadImage, match=words) as error:
+        decode(data)
+    assert str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_cut_images_are_bad_wherever_they_are_cut(kind: str) -> None:
+    """OpenCV alone would return a JPEG's missing part as grey."""
+    data = encoded(Image.fromarray(PIXELS), kind)
+    for keep in (1, 10, 60, len(data) // 2, len(data) - 200):
+        with pytest.raises(BadImage):
+            decode(data[:keep])
+
+
+def test_damage_is_judged_as_by_pillow() -> None:
+    rng = np.random.default_rng(1)
+    agreed = 0
+    for kind in ("PNG", "JPEG"):
+        whole = encoded(Image.fromarray(SMOOTH), kind)
+        for _ in range(100):
+            data = bytearray(whole)
+            data[int(rng.integers(len(data)))] ^= int(rng.integers(1, 256))
+            try:
+                expected = reference(bytes(data))
+            except Exception:  # Pillow refuses: so may we, or decode
+                continue
+            if expected.size > 3 * MAX_PIXELS:
+                continue
+            assert np.abs(decode(bytes(data)).astype(int) - expected.astype(int)).max() <= 1
+            agreed += 1
+    assert agreed > 50
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    plain = encode_png(PIXELS)
+    body = b"IHDR" + header
+    bomb = plain[:8] + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + plain[33:]
+    with pytest.raises(BadImage, match="60000 x 60000 pixels, more than"):
+        decode(bomb)
+    with pytest.raises(BadImage, match="53 x 37 pixels, more than 1960"):
+        decode(plain, max_pixels=37 * 53 - 1)
+    for kind in ("JPEG", "WEBP"):
+        with pytest.raises(BadImage, match="53 x 37 pixels"):
+            decode(encoded(Image.fromarray(PIXELS), kind), max_pixels=37 * 53 - 1)
+    assert decode(plain, max_pixels=37 * 53).shape == (37, 53, 3)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_keep_their_order_and_their_errors(threads: int) -> None:
+    images = [encode_png(np.full((4, 4, 3), number % 256, np.uint8)) for number in range(300)]
+    images[7] = images[250] = b"broken"
+    decoded = decode_many(images, threads)
+    assert len(decoded) == 300
+    for number, image in enumerate(decoded):
+        if number in (7, 250):
+            assert isinstance(image, BadImage)
+        else:
+            assert isinstance(image, np.ndarray) and (image == number % 256).all()
+    assert decode_many([]) == []
+
+
+def test_an_encoded_png_is_lossless() -> None:
+    assert np.array_equal(reference(encode_png(PIXELS)), PIXELS)
+    assert encode_png(PIXELS) == encode_png(PIXELS.copy())
+
+
+def test_opencv_leaves_the_cores_to_us() -> None:
+    assert cv2.getNumThreads() in (0, 1)
