@@ -114,7 +114,7 @@ def train_feed(
     dropped = len(rows) % batch
     if dropped and rank == 0:
         log.info("%d of %d training images are left out of each epoch: no whole batch of %d", dropped, len(rows), batch)
-    if will_stream(data, manifest):
+    if will_stream(data, manifest, len(rows)):
         return StreamTrainFeed(data, manifest, rows, batch, seed, rank, world, torch.device(device), use_ray, data_cpus)
     return ResidentTrainFeed(data, manifest, rows, batch, seed, rank, world, torch.device(device))
 
@@ -140,18 +140,18 @@ def eval_feed(
     from kdray.data.stream import StreamEvalFeed
 
     mine = rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
-    if will_stream(data, manifest):
+    if will_stream(data, manifest, len(rows)):
         return StreamEvalFeed(data, manifest, mine, len(rows), batch, world, torch.device(device), use_ray, data_cpus)
     return ResidentEvalFeed(data, manifest, mine, len(rows), batch, torch.device(device))
 
 
-def will_stream(data: Data, manifest: Manifest) -> bool:
-    """Whether `data.mode` means stream for these shards: for auto, whether the decoded images exceed
-    `data.resident_limit_bytes`.
+def will_stream(data: Data, manifest: Manifest, rows: int | None = None) -> bool:
+    """Whether `data.mode` means stream for `rows` rows (None: all) of these shards: for auto, whether the decoded
+    images exceed `data.resident_limit_bytes`.
     """
     if data.mode != "auto":
         return data.mode == "stream"
-    share = min(1.0, (data.limit or manifest.num_samples) / max(1, manifest.num_samples))
+    share = 1.0 if rows is None else rows / max(1, manifest.num_samples)
     if manifest.image_bytes * share > data.resident_limit_bytes:
         return True  # decoded images are no smaller: nothing has to be read to know
     return decoded_bytes(manifest) * share > data.resident_limit_bytes
@@ -183,11 +183,8 @@ def normalise(
     uint8. `mean` and `std` are of pixels in 0..1.
     """
     scale, bias = _constants(tuple(mean), tuple(std), images.device)
-    if images.device.type == "cpu" or dtype == torch.float32:
-        return images.float().mul_(scale).add_(bias).to(dtype)
-    # One kernel: the arithmetic is float32, only the result is rounded.
-    out = torch.empty_like(images, dtype=dtype)
-    return torch.addcmul(bias, images.float(), scale, out=out)
+    # One pass: read as uint8, worked out in float32, written in `dtype`.
+    return torch.addcmul(bias, images, scale, out=torch.empty_like(images, dtype=dtype))
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
@@ -19,6 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _POLL_S = 0.1
+_END_TIMEOUT_S = 10.0  # for what the thread is just doing: a read, or a task
 _SLICE_ROWS = 16  # rows per thread task: a task of one small image would be all overhead
 
 
@@ -55,7 +57,15 @@ def prefetch(make: Callable[[], Iterable[T]], depth: int) -> Iterator[T]:
             put("error", error)
 
     thread = threading.Thread(target=work, name="kdray-prefetch", daemon=True)
+
+    def end() -> None:
+        closed.set()
+        thread.join(_END_TIMEOUT_S)
+
     thread.start()
+    # Python ends daemon threads last of all: one that still waits for Ray tasks would, after Ray's own end, start Ray
+    # once more.
+    atexit.register(end)
     try:
         while True:
             kind, value = ready.get()
@@ -65,8 +75,8 @@ def prefetch(make: Callable[[], Iterable[T]], depth: int) -> Iterator[T]:
                 raise value  # type: ignore[misc]
             yield value  # type: ignore[misc]
     finally:
-        closed.set()
-        thread.join()
+        end()
+        atexit.unregister(end)
 
 
 def cpus() -> int:
