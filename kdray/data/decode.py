@@ -102,7 +102,7 @@ def _plain_png(data: bytes) -> tuple[int, int] | None:
 def _plain_jpeg(data: bytes) -> tuple[int, int] | None:
     """(height, width) of an 8-bit JPEG of three components with its end in place; None for anything else.
 
-    The end matters: OpenCV fills the missing part of a cut JPEG with grey and does not tell.
+    Without its end a file is cut: Pillow refuses it, where readers on libjpeg may fill what is missing with grey.
     """
     if data[:3] != b"\xff\xd8\xff" or data[-2:] != b"\xff\xd9":
         return None

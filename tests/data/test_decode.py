@@ -142,12 +142,13 @@ def test_what_is_no_image(data: bytes, words: str | None) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
-def test_cut_images_are_bad_wherever_they_are_cut(kind: str) -> None:
-    """OpenCV alone would return a JPEG's missing part as grey."""
+def test_cut_images_are_bad_wherever_they_are_cut(kind: str, pillow_calls: list[int]) -> None:
     data = encoded(Image.fromarray(PIXELS), kind)
-    for keep in (1, 10, 60, len(data) // 2, len(data) - 200):
+    cuts = (1, 10, 60, len(data) // 2, len(data) - 200)
+    for keep in cuts:
         with pytest.raises(BadImage):
             decode(data[:keep])
+    assert len(pillow_calls) == len(cuts)  # never OpenCV's to judge
 
 
 def test_damage_is_judged_as_by_pillow() -> None:
