@@ -25,7 +25,7 @@ from kdray.errors import ClusterError, KdrayError
 
 _READS = 2  # spans that are read at the same time
 _STORE_SHARE = 0.4  # of the cluster's object store, for the pipelines of all ranks together
-_FREE_CPU_TIMEOUT_S = 60.0
+FREE_CPU_TIMEOUT_S = 60.0
 
 
 def ray_chunks(
@@ -42,10 +42,11 @@ def ray_chunks(
     if not spans:
         return
     task_cpus = min(1.0, data_cpus) if data_cpus else 1.0
-    check_free_cpus(task_cpus)
+    check_free_cpus(task_cpus, FREE_CPU_TIMEOUT_S)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # a line or two for every epoch and every rank
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that there are no bars
     context.target_max_block_size = 1  # every row a block: see above
     context.execution_options.preserve_order = True
     store_bytes = ray.cluster_resources().get("object_store_memory", 0.0) * _STORE_SHARE / world
@@ -137,7 +138,7 @@ def _own_error(error: BaseException) -> BaseException:
     return error
 
 
-def check_free_cpus(cpus: float, timeout_s: float = _FREE_CPU_TIMEOUT_S) -> None:
+def check_free_cpus(cpus: float, timeout_s: float) -> None:
     """See to it that a task of `cpus` CPUs can run. Ray Data would wait for one silently, for half an hour.
 
     Other ranks' tasks may hold all CPUs for a moment, so where none is free a task is sent to wait for one.
