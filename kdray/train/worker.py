@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kdray.data.dataset import Split
-from kdray.data.feed import eval_feed, train_feed
+from kdray.data.feed import EvalFeed, eval_feed, train_feed
 from kdray.errors import ConfigError, DataError
 from kdray.evaluate.accuracy import evaluate
 from kdray.models.export import export_bytes
@@ -55,6 +55,7 @@ class StageWorker:
         self.precision: Precision = resolve_precision(name, self.device)
         self.test_precision = resolve_precision(stage.evaluate.precision, self.device)
         self.image_size = stage.dataset.image_size
+        self._eval_feeds: dict[tuple[str, int], EvalFeed] = {}
 
     def run(self) -> dict[str, Any]:
         """Train or evaluate, write the artifact (rank 0), return its record."""
@@ -112,9 +113,12 @@ class StageWorker:
     def _evaluate(self, net: Net, split: Split | None, precision: Precision) -> dict[str, float] | None:
         if split is None or not len(split):
             return None
-        feed = eval_feed(
-            self.stage.data, split.manifest, split.rows, batch=self.stage.evaluate.batch, **self._feed_options()
-        )
+        key = (split.manifest.uri, len(split))
+        if key not in self._eval_feeds:  # kept: resident images are decoded once for all epochs
+            self._eval_feeds[key] = eval_feed(
+                self.stage.data, split.manifest, split.rows, batch=self.stage.evaluate.batch, **self._feed_options()
+            )
+        feed = self._eval_feeds[key]
         pixels = self._pixels(self.stage.net)
         return evaluate(net, feed, lambda images: pixels.prepare(images, precision), precision, self.device)
 
