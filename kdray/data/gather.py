@@ -6,6 +6,7 @@ one where it is mirrored. These numbers are worked out for a whole epoch at once
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,56 +55,77 @@ class Crops:
     mirrored: torch.Tensor
 
 
-class PixelStore:
-    """Padded images on the device. `images` uint8 [N, H, W, 3]."""
+class PixelStore(ABC):
+    """Padded images on a device. `images` uint8 [N, H, W, 3]."""
 
     def __init__(self, images: np.ndarray, plan: GatherPlan, device: torch.device) -> None:
         self._plan = plan
         self._device = device
-        self.size: Size = (images.shape[1], images.shape[2])
-        self.crop_size = plan.crop.crop(self.size)
+        self._size: Size = (images.shape[1], images.shape[2])
+        self._crop_size = plan.crop.crop(self._size)
         padded = np.stack([plan.crop.pad(image) for image in images]) if plan.crop.padding else images
         self._width = padded.shape[2]
-        self._pixels_per_image = padded.shape[1] * padded.shape[2]
-        height, width = self.crop_size
-        if device.type == "cpu":
-            # Every crop is a window of this overlapping view, so that copying it is copying `height` runs of bytes.
-            flat = np.ascontiguousarray(padded).reshape(-1, 3)
-            last = (height - 1) * self._width + width
-            self._windows = np.lib.stride_tricks.as_strided(
-                flat, (len(flat) - last + 1, height, width * 3), (3, self._width * 3, 1), writeable=False
-            )
-        else:
-            self._flat = torch.from_numpy(padded.reshape(-1, 3)).to(device)
-            down = torch.arange(height, device=device) * self._width
-            self._grid = down[:, None] + torch.arange(width, device=device)[None, :]
-            # From a crop's leftmost column to the mirrored one: width-1-2j further at column j.
-            self._mirror = (width - 1 - 2 * torch.arange(width, device=device))[None, :].expand(height, width)
+        self._image_pixels = padded.shape[1] * padded.shape[2]
+        self._store(np.ascontiguousarray(padded).reshape(-1, 3))
+
+    @abstractmethod
+    def _store(self, pixels: np.ndarray) -> None:
+        """Keep the padded images uint8 [N * padded H * padded W, 3]."""
 
     def crops(self, at: np.ndarray, u: np.ndarray) -> Crops:
         """The crops of images `at` int64 [steps, n] under the random numbers `u` float64 [steps, n, K]."""
-        plan, width = self._plan, self.crop_size[1]
+        plan, width = self._plan, self._crop_size[1]
         top = left = np.zeros(at.shape, dtype=np.int64)
         mirrored = np.zeros(at.shape, dtype=bool)
         if plan.crop_columns is not None:
-            top, left = plan.crop.corners(u[..., plan.crop_columns], self.size)
+            top, left = plan.crop.corners(u[..., plan.crop_columns], self._size)
         if plan.flip is not None and plan.flip_columns is not None:
             mirrored = plan.flip.flips(u[..., plan.flip_columns])
         if plan.flip_first:  # the crop's place was drawn in the mirrored image
             left = np.where(mirrored, self._width - width - left, left)
-        corner = at * self._pixels_per_image + top * self._width + left
+        corner = at * self._image_pixels + top * self._width + left
         return Crops(torch.from_numpy(corner).to(self._device), torch.from_numpy(mirrored).to(self._device))
 
+    @abstractmethod
     def gather(self, crops: Crops, step: int) -> torch.Tensor:
-        """The images of a step: uint8 [n, 3, H, W] in channels_last memory."""
-        height, width = self.crop_size
-        corner, mirrored = crops.corner[step], crops.mirrored[step]
-        if self._device.type == "cpu":
-            pixels = self._windows[corner.numpy()].reshape(-1, height, width, 3)
-            which = np.flatnonzero(mirrored.numpy())
-            if len(which):
-                whole = pixels.reshape(-1).view("V3").reshape(-1, height, width)  # three bytes move as one
-                whole[which] = whole[which][:, :, ::-1]
-            return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        numbers = corner[:, None, None] + self._grid + mirrored[:, None, None] * self._mirror
-        return self._flat[numbers].permute(0, 3, 1, 2)
+        """The images of a step: uint8 [n, 3, H, W] in channels_last memory, the caller's to change."""
+
+
+class HostStore(PixelStore):
+    """For CPUs: every crop is a window of one overlapping view, so copying it is copying runs of bytes."""
+
+    def _store(self, pixels: np.ndarray) -> None:
+        height, width = self._crop_size
+        last = (height - 1) * self._width + width
+        self._windows = np.lib.stride_tricks.as_strided(
+            pixels, (len(pixels) - last + 1, height, width * 3), (3, self._width * 3, 1), writeable=False
+        )
+
+    def gather(self, crops: Crops, step: int) -> torch.Tensor:
+        height, width = self._crop_size
+        pixels = self._windows[crops.corner[step].numpy()].reshape(-1, height, width, 3)
+        which = np.flatnonzero(crops.mirrored[step].numpy())
+        if len(which):
+            whole = pixels.reshape(-1).view("V3").reshape(-1, height, width)  # three bytes move as one
+            whole[which] = whole[which][:, :, ::-1]
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+class DeviceStore(PixelStore):
+    """For GPUs: the pixels of a batch by their numbers, in one index; nothing waits for the device."""
+
+    def _store(self, pixels: np.ndarray) -> None:
+        height, width = self._crop_size
+        self._pixels = torch.from_numpy(pixels).to(self._device)
+        down, right = torch.arange(height, device=self._device), torch.arange(width, device=self._device)
+        self._grid = down[:, None] * self._width + right
+        self._mirror = (width - 1 - 2 * right)[None, :]  # from column j to column width-1-j
+
+    def gather(self, crops: Crops, step: int) -> torch.Tensor:
+        corner, mirrored = crops.corner[step, :, None, None], crops.mirrored[step, :, None, None]
+        return self._pixels[corner + self._grid + mirrored * self._mirror].permute(0, 3, 1, 2)
+
+
+def pixel_store(images: np.ndarray, plan: GatherPlan, device: torch.device) -> PixelStore:
+    """The store for `images` uint8 [N, H, W, 3] that is fast on `device`."""
+    return (HostStore if device.type == "cpu" else DeviceStore)(images, plan, device)

@@ -8,6 +8,7 @@ Each training worker runs a pipeline of its own over its part of the plan; what 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ from kdray.errors import ClusterError, KdrayError
 _READS = 2  # spans that are read at the same time
 _STORE_SHARE = 0.4  # of the cluster's object store, for the pipelines of all ranks together
 FREE_CPU_TIMEOUT_S = 60.0
+_BUILDING = threading.Lock()  # a dataset takes over the context that is current in the whole process
 
 
 def ray_chunks(
@@ -53,7 +55,7 @@ def ray_chunks(
     context.execution_options.resource_limits = ExecutionResources.for_limits(
         cpu=data_cpus or None, object_store_memory=store_bytes or None
     )
-    with DataContext.current(context):
+    with _BUILDING, DataContext.current(context):
         plan = ray.data.from_items([{"index": span.tobytes()} for span in spans], override_num_blocks=len(spans))
         pieces = plan.map_batches(
             partial(_read, recipe=recipe, task_rows=task_rows),

@@ -18,7 +18,7 @@ from kdray.data.batching import batches, to_batch
 from kdray.data.chunks import Chunk, Recipe, build_chunk, nothing_decodes
 from kdray.data.decode import BadImage, decode_many
 from kdray.data.feed import Batch
-from kdray.data.gather import GatherPlan, PixelStore
+from kdray.data.gather import GatherPlan, PixelStore, pixel_store
 from kdray.data.manifest import Manifest
 from kdray.data.order import epoch_order
 from kdray.data.reader import iter_rows
@@ -55,7 +55,7 @@ class ResidentTrainFeed:
         plan = GatherPlan.of(self._recipe.augment)
         same = self._images.stacked
         if plan is not None and same is not None:
-            self._store = PixelStore(same, plan, device)
+            self._store = pixel_store(same, plan, device)
             self._images.forget()
 
     @property

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kdray.data.augment import build_augment
-from kdray.data.gather import GatherPlan, PixelStore
+from kdray.data.gather import DeviceStore, GatherPlan, HostStore, pixel_store
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 12, 16, 3), dtype=np.uint8)  # not square on purpose
 LISTS = [
@@ -20,12 +20,13 @@ LISTS = [
 ]
 
 
+@pytest.mark.parametrize("kind", [HostStore, DeviceStore])
 @pytest.mark.parametrize("entries", LISTS, ids=str)
-def test_a_gather_is_the_transforms_applied_one_image_at_a_time(entries) -> None:
+def test_a_gather_is_the_transforms_applied_one_image_at_a_time(entries, kind) -> None:
     augment = build_augment(entries)
     plan = GatherPlan.of(augment)
     assert plan is not None
-    store = PixelStore(IMAGES, plan, torch.device("cpu"))
+    store = kind(IMAGES, plan, torch.device("cpu"))
     at = np.random.default_rng(1).integers(0, len(IMAGES), (6, 50))
     u = augment.draw(0, 0, np.arange(at.size), 0).reshape(*at.shape, -1) if entries else np.empty((*at.shape, 0))
     crops = store.crops(at, u)
@@ -36,10 +37,11 @@ def test_a_gather_is_the_transforms_applied_one_image_at_a_time(entries) -> None
         assert np.array_equal(images.permute(0, 2, 3, 1), expected)
 
 
+@pytest.mark.parametrize("kind", [HostStore, DeviceStore])
 @pytest.mark.parametrize("entries", LISTS, ids=str)
-def test_a_batch_is_the_callers_to_change(entries) -> None:
+def test_a_batch_is_the_callers_to_change(entries, kind) -> None:
     augment = build_augment(entries)
-    store = PixelStore(IMAGES, GatherPlan.of(augment), torch.device("cpu"))
+    store = kind(IMAGES, GatherPlan.of(augment), torch.device("cpu"))
     u = augment.draw(0, 0, np.arange(4), 0)[None]
     crops = store.crops(np.zeros((1, 4), dtype=np.int64), u)
     before = store.gather(crops, 0).clone()
@@ -54,3 +56,8 @@ def test_a_batch_is_the_callers_to_change(entries) -> None:
 )
 def test_other_transforms_have_no_plan(entries) -> None:
     assert GatherPlan.of(build_augment(entries)) is None
+
+
+def test_the_cpu_has_its_own_store() -> None:
+    plan = GatherPlan.of(build_augment(["flip"]))
+    assert isinstance(pixel_store(IMAGES, plan, torch.device("cpu")), HostStore)
