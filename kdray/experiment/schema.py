@@ -212,10 +212,13 @@ class Student(ModelSpec):
 
 
 class Cluster(Part):
-    """What a run asks of the cluster. `workers: 0` is one process without Ray."""
+    """What a run asks of the cluster. `workers: 0` is one process without Ray.
+
+    `gpus_per_worker` None takes one for each worker where the cluster has that many, else none.
+    """
 
     workers: Natural = 1
-    gpus_per_worker: NonNegative = 0.0
+    gpus_per_worker: NonNegative | None = None
     cpus_per_worker: Positive | None = None
     data_cpus: NonNegative | None = None
     address: Text | None = None

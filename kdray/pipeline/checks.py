@@ -132,7 +132,7 @@ def check_devices(cluster: Cluster) -> None:
     """Raise ConfigError for GPUs asked for on a machine that has fewer, when the run is to stay on this machine."""
     if cluster_address(cluster):
         return
-    wanted = cluster.workers * cluster.gpus_per_worker
+    wanted = cluster.workers * (cluster.gpus_per_worker or 0)
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted > there:
         raise ConfigError(

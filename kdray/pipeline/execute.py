@@ -162,16 +162,14 @@ def _run_stage(plan: Plan, stage: Stage, listener: Listener) -> dict[str, Any]:
         return StageWorker(with_shares(stage.spec, None, use_ray=False), listener).run()
     import ray
 
-    from kdray.train.cluster import check_gpus, share_cpus
+    from kdray.train.cluster import check_gpus, shares_here, with_gpus
     from kdray.train.trainer import run_on_ray
 
     check_gpus(experiment.cluster)
-    total = ray.cluster_resources().get("CPU", 0.0)
-    if total < 1:  # an autoscaling cluster at rest: ask for whole CPUs, it grows to them
-        total = experiment.cluster.workers + 1.0
-    shares = share_cpus(experiment.cluster, total, plan.stream)
-    spec = with_shares(stage.spec, shares, use_ray=True)
-    return run_on_ray(spec, experiment.cluster, shares, listener)
+    resources = ray.cluster_resources()
+    cluster = with_gpus(experiment.cluster, resources.get("GPU", 0.0))
+    shares = shares_here(cluster, resources.get("CPU", 0.0), plan.stream)
+    return run_on_ray(with_shares(stage.spec, shares, use_ray=True), cluster, shares, listener)
 
 
 def _finished(store: Store, stage: Stage) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
     cluster = experiment.cluster
     workers = f"{cluster.workers} Ray worker{'s' if cluster.workers != 1 else ''}" if cluster.workers else "no Ray"
-    lines.append(f"cluster: {workers}, {cluster.gpus_per_worker:g} GPU each")
+    gpus = "a GPU each if there are" if cluster.gpus_per_worker is None else f"{cluster.gpus_per_worker:g} GPU each"
+    lines.append(f"cluster: {workers}, {gpus}")
     for stage, sizes in plan.stages:
         lines += stage_lines(stage, sizes)
     lines += [f"NOT CHECKED  {text}" for text in plan.not_checked]

@@ -10,6 +10,8 @@ from kdray.errors import ClusterError
 from kdray.experiment import Cluster
 from kdray.train.environment import cluster_address, prepare_environment
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Shares:
@@ -45,6 +47,24 @@ def share_cpus(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
     return Shares(worker, data / workers)
 
 
+def shares_here(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
+    """As `share_cpus`, for the cluster that was joined or started.
+
+    A cluster that was joined may be small now and grow when it is asked: there what does not fit is asked for all the
+    same, a whole CPU for each worker and each worker's data. A cluster of this machine will not grow.
+
+    Raises:
+        ClusterError: this machine cannot hold what the experiment asks for.
+    """
+    try:
+        return share_cpus(cluster, total_cpus, stream)
+    except ClusterError as error:
+        if cluster_address(cluster) is None:
+            raise
+        log.warning("%s now; waiting for the cluster to grow", error.problem)
+        return Shares(cluster.cpus_per_worker or 1.0, (cluster.data_cpus or float(cluster.workers)) / cluster.workers)
+
+
 def connect(cluster: Cluster) -> None:
     """Join the cluster of `cluster.address` or RAY_ADDRESS (set inside a Ray job), else start one on this machine.
 
@@ -74,6 +94,14 @@ def connect(cluster: Cluster) -> None:
         ) from error
 
 
+def with_gpus(cluster: Cluster, there: float) -> Cluster:
+    """Settle `gpus_per_worker` for a cluster that has `there` GPUs."""
+    if cluster.gpus_per_worker is not None:
+        return cluster
+    enough = cluster.device != "cpu" and 0 < cluster.workers <= there
+    return cluster.model_copy(update={"gpus_per_worker": 1.0 if enough else 0.0})
+
+
 def check_gpus(cluster: Cluster) -> None:
     """Raise ClusterError when the cluster that is there can never hold the GPUs asked for.
 
@@ -83,7 +111,7 @@ def check_gpus(cluster: Cluster) -> None:
         return
     import ray
 
-    wanted, there = cluster.workers * cluster.gpus_per_worker, ray.cluster_resources().get("GPU", 0.0)
+    wanted, there = cluster.workers * (cluster.gpus_per_worker or 0), ray.cluster_resources().get("GPU", 0.0)
     if wanted > there:
         raise ClusterError(
             f"{cluster.workers} workers x {cluster.gpus_per_worker:g} GPU do not fit on {there:g} GPUs",

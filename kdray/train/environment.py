@@ -15,7 +15,7 @@ DEFAULTS = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train tab is empty without it
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a user's own code keep their meaning
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that asked for no GPU sees none
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 # Despite its name it means "may this node be joined from others?" on every system; 0 binds all servers to loopback.

@@ -65,15 +65,16 @@ def run_on_ray(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Lis
 def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Listener) -> dict[str, Any]:
     control = Control.remote()  # type: ignore[attr-defined]
     resources: dict[str, float] = {"CPU": shares.worker_cpus}
-    if cluster.gpus_per_worker:
-        resources["GPU"] = cluster.gpus_per_worker
+    gpus = cluster.gpus_per_worker or 0.0
+    if gpus:
+        resources["GPU"] = gpus
     name = f"{stage.name}-{os.getpid()}-{time.time_ns()}"
     filesystem, path = open_uri(Store(stage.store).path_uri("ray"))
     trainer = ray.train.torch.TorchTrainer(
         _train_function,  # type: ignore[arg-type]
         train_loop_config={"stage": stage, "control": control},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=cluster.workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
             # Ray Train's own folder stays almost empty: checkpoints are kdray's, which runs without Ray have too.
