@@ -81,6 +81,7 @@ class StageWorker:
         record["wall_s"] = time.time() - started
         if self.rank == 0:
             self.store.write_json("record.json", record)  # last: its presence is what makes the artifact whole
+            Checkpoints(self.store, keep=1).clear()  # and only then are they of no use
         return record
 
     # -- parts ---------------------------------------------------------------------------------------------------------
@@ -176,9 +177,9 @@ class StageWorker:
         finally:
             if board:
                 board.close()
-        return self._finish(net, outcome, checkpoints)
+        return self._finish(net, outcome)
 
-    def _finish(self, net: Net, outcome: Outcome, checkpoints: Checkpoints) -> dict[str, Any]:
+    def _finish(self, net: Net, outcome: Outcome) -> dict[str, Any]:
         """Evaluate the last and the best weights on test, and export them (the best ones as the model)."""
         assert self.stage.train is not None
         tests: dict[str, Any] = {}
@@ -194,8 +195,6 @@ class StageWorker:
                     tensors, text = export_bytes(net, card)
                     self.store.write_bytes(f"{stem}.safetensors", tensors)
                     self.store.write_text(f"{stem}.json", text)
-        if self.rank == 0:
-            checkpoints.clear()
         return {
             "epochs": self.stage.train.epochs,
             "steps": outcome.steps,
