@@ -21,6 +21,7 @@ class BadImages:
         self._total = total
         self._max_fraction = max_fraction
         self._rows: dict[int, str] = {}
+        self._told: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -45,9 +46,10 @@ class BadImages:
                 where=self._manifest.uri,
                 fix=f"Write these rows again, or raise data.max_bad_fraction (now {self._max_fraction:g})",
             )
-        if len(self._rows) <= _NAMED:
-            for row, reason in new.items():
-                log.warning("%s does not decode (%s)", self._manifest.position(row), reason)
+        for row in new.keys() - self._told:
+            if len(self._told) < _NAMED:
+                self._told.add(row)
+                log.warning("%s does not decode (%s)", self._manifest.position(row), new[row])
 
     def named(self) -> str:
         """The first of them: shard, row and reason."""

@@ -25,6 +25,9 @@ from kdray.data.threads import decode_rows, split_rows_evenly
 from kdray.errors import ClusterError, KdrayError
 
 _READS = 2  # spans that are read at the same time
+# Parts of a task's CPU. Reading waits for storage most of its time, yet asks for something, or Ray would place it on a
+# head node that is kept free; all reads and a decode task fit on one CPU together, so neither can keep the other out.
+_READ_SHARE, _DECODE_SHARE = 0.02, 0.95
 _STORE_SHARE = 0.4  # of the cluster's object store, for the pipelines of all ranks together
 FREE_CPU_TIMEOUT_S = 60.0
 _BUILDING = threading.Lock()  # a dataset takes over the context that is current in the whole process
@@ -61,11 +64,11 @@ def ray_chunks(
             partial(_read, recipe=recipe, task_rows=task_rows),
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=0,
+            num_cpus=_READ_SHARE * task_cpus,
             compute=TaskPoolStrategy(size=min(_READS, len(spans))),
         )
         decoded = pieces.map_batches(
-            partial(_decode, recipe=recipe), batch_size=1, batch_format="pyarrow", num_cpus=task_cpus
+            partial(_decode, recipe=recipe), batch_size=1, batch_format="pyarrow", num_cpus=_DECODE_SHARE * task_cpus
         )
         tables: Iterator[Any] = iter(decoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     try:
