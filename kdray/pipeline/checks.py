@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from kdray.data.augment import build_augment
 from kdray.errors import ConfigError, DataError, ModelError, StoreError
 from kdray.experiment import Cluster, Experiment
 from kdray.models.outputs import ModelInfo, Outputs
@@ -53,6 +54,7 @@ def check_stage(stage: Stage, sizes: Estimate) -> None:
 def _check_training(stage: Stage, sizes: Estimate) -> None:
     spec = stage.spec
     assert spec.train is not None and spec.dataset.train is not None
+    build_augment(spec.data.augment)
     if sizes.steps_per_epoch < 1:
         raise DataError(
             f"{len(spec.dataset.train)} training images do not fill one batch of {spec.train.batch}",

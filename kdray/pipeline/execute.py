@@ -59,7 +59,7 @@ def make_plan(experiment: Experiment, fresh: bool = False, dry: bool = False) ->
     for stage, sizes in sized:
         check_stage(stage, sizes)
     splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
-    stream = any(will_stream(experiment.data, split.manifest) for split in splits)
+    stream = any(will_stream(experiment.data, split.manifest, len(split)) for split in splits)
     local_shares(experiment, stream)
     try:
         check_storage(experiment, sized)
