@@ -69,7 +69,7 @@ def command(options: argparse.Namespace, arguments: list[str], console: Console)
 
         experiment, notes = smoke(experiment)
         for note in notes:
-            console.print(f"smoke: {note}", highlight=False, soft_wrap=True)
+            console.print(f"smoke: {note}", markup=False, highlight=False, soft_wrap=True)
     if options.print_config:
         print(to_yaml(experiment), end="")
         return 0

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 LINE_EVERY_S = 30.0
 
@@ -54,7 +55,7 @@ class ProgressView:
         """A new stage begins."""
         self._close_bar()
         self.title = title
-        self.console.print(f"[bold]{title}[/bold]", highlight=False)
+        self.console.print(title, style="bold", markup=False, highlight=False)
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
         """Show one event of the loop."""
@@ -65,7 +66,8 @@ class ProgressView:
         elif kind == "epoch":
             self._epoch(values)
         elif kind == "warning":
-            self.console.print(f"[yellow]warning:[/yellow] {values['text']}", highlight=False, soft_wrap=True)
+            # Not markup: errors of others have brackets in them.
+            self.console.print(Text.assemble(("warning:", "yellow"), f" {values['text']}"), soft_wrap=True)
 
     def _start(self, values: dict[str, Any]) -> None:
         self.epochs, self.steps = values["epochs"], values["steps"]

@@ -57,7 +57,7 @@ def print_summary(record: dict[str, Any], console: Console) -> None:
         table.add_row(*row.values())
     console.print(table)
     for line in remarks(record):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def remarks(record: dict[str, Any]) -> list[str]:
