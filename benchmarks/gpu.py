@@ -26,7 +26,8 @@ from kdray.experiment import Checkpointing, ModelSpec, Optimizer, Train
 from kdray.models.zoo import build
 from kdray.objectives import ObjectiveSet, Setup
 from kdray.train.frozen import freeze
-from kdray.train.loop import Job, Loop
+from kdray.train.job import Job
+from kdray.train.loop import Loop
 from kdray.train.precision import Precision
 from kdray.train.task import Pixels, Trainable
 
@@ -55,6 +56,7 @@ class CardFeed:
     """Batches of noise that lie on the card; at 32 px each is cropped and flipped there, as the resident feed does."""
 
     dropped = bad_images = 0
+    bad_rows: frozenset[int] = frozenset()
 
     def __init__(self, size: int, classes: int, batch: int, steps: int, crops: bool, device: torch.device) -> None:
         self.steps_per_epoch, self.batch, self.size, self.crops = steps, batch, size, crops

@@ -26,6 +26,11 @@ class BadImages:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def rows(self) -> frozenset[int]:
+        """Dense numbers of the bad rows."""
+        return frozenset(self._rows)
+
     def clear(self) -> None:
         """Forget them: a new pass begins."""
         self._rows = {}

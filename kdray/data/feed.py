@@ -54,6 +54,11 @@ class TrainFeed(Protocol):
     @property
     def bad_images(self) -> int: ...
 
+    @property
+    def bad_rows(self) -> frozenset[int]:
+        """Dense row numbers of those images."""
+        ...
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` from number `start` on; nothing before it is read."""
         ...

@@ -59,6 +59,10 @@ class ResidentTrainFeed:
             self._images.forget()
 
     @property
+    def bad_rows(self) -> frozenset[int]:
+        return self._bad.rows
+
+    @property
     def bad_images(self) -> int:
         return len(self._bad)
 

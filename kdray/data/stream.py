@@ -52,6 +52,10 @@ class StreamTrainFeed:
         self._bad = BadImages(manifest, len(rows), data.max_bad_fraction)
 
     @property
+    def bad_rows(self) -> frozenset[int]:
+        return self._bad.rows
+
+    @property
     def bad_images(self) -> int:
         return len(self._bad)
 

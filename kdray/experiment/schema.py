@@ -32,7 +32,8 @@ class Data(Part):
 
     `source` None (or shards, the same) means shards at the `train` and `test` URIs. `validation` is the fraction of
     train held out by a hash of the sample id; `limit` keeps the first rows of train and of validation, `test_limit` of
-    test. `mean` and `std` are per RGB channel, of pixels in 0..1. `samples` declares the train size for a plan made where the data cannot be reached.
+    test. `mean` and `std` are per RGB channel, of pixels in 0..1. `samples` declares the train size for a plan made
+    where the data cannot be reached.
     """
 
     source: Annotated[Literal["digits", "cifar10", "cifar100", "shards"] | None, AfterValidator(_shards_is_none)] = None

@@ -20,7 +20,7 @@ from kdray.pipeline.record import RUNS, now, start_record, write_record
 from kdray.pipeline.stages import Stage, generation, plan_stages, run_digest
 from kdray.store import Store
 from kdray.train.environment import cluster_address, prepare_environment
-from kdray.train.loop import Listener
+from kdray.train.job import Listener
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from kdray.store import Store
-from kdray.train.loop import Listener
+from kdray.train.job import Listener
 
 FOLDER = "tensorboard"
 

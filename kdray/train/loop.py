@@ -10,70 +10,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdray.data.feed import Batch, TrainFeed
+from kdray.data.feed import Batch
 from kdray.errors import Interrupted, TrainingError
-from kdray.experiment import Train
-from kdray.models.outputs import Net
 from kdray.objectives.contract import StepInfo, Targets
-from kdray.train.checkpoint import Checkpoints, snapshot
+from kdray.train.checkpoint import snapshot
 from kdray.train.ema import Ema
+from kdray.train.job import Job, Outcome
 from kdray.train.meter import Divergence, EpochMeter, LossWindow, Stopwatch
 from kdray.train.optim import lr_at, make_optimizer
-from kdray.train.precision import Precision
-from kdray.train.task import Pixels, Teacher, Trainable, micro_batches
+from kdray.train.task import micro_batches
 
 log = logging.getLogger(__name__)
 STATE_FORMAT = 1
-
-
-class Listener(Protocol):
-    """Who hears of progress and may ask for a stop."""
-
-    def event(self, kind: str, values: dict[str, Any]) -> None:
-        """Receive `start`, `log`, `epoch` or `checkpoint` with JSON values."""
-
-    def stop_requested(self) -> bool:
-        """True once the user wants the run to save its state and end."""
-
-
-@dataclass
-class Job:
-    """All that one training run needs. `rank` and `world` are 0 and 1 without torch.distributed."""
-
-    trainable: Trainable
-    teacher: Teacher | None
-    feed: TrainFeed
-    train: Train
-    pixels: Pixels
-    precision: Precision
-    device: torch.device
-    seed: int
-    listener: Listener
-    validate: Callable[[Net], dict[str, float]] | None = None
-    checkpoints: Checkpoints | None = None
-    rank: int = 0
-    world: int = 1
-
-
-@dataclass
-class Outcome:
-    """What a finished run leaves: one row per epoch, and on rank 0 the weights to export."""
-
-    history: list[dict[str, float]]
-    last: dict[str, torch.Tensor]
-    best: dict[str, torch.Tensor] | None
-    best_epoch: int | None
-    steps: int
-    resumed_from: int
-    extra: dict[str, float] = field(default_factory=dict)
 
 
 class Loop:
@@ -91,6 +47,7 @@ class Loop:
         self.ema = Ema(job.trainable.net, self.train.ema) if self.train.ema is not None else None
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
+        self.bad_rows: frozenset[int] = frozenset()  # images that did not decode, met before a resume
         self.epoch, self.batch = 0, 0
         self.resumed_from = 0
         self.first_step_at: float | None = None  # time of day, for measuring start-up from outside
@@ -119,6 +76,7 @@ class Loop:
             "divergence": self.divergence.start,
             "history": self.history,
             "best": self.best,
+            "bad_rows": sorted(self.bad_rows | self.job.feed.bad_rows),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -143,6 +101,7 @@ class Loop:
         self.meter.load_state_dict(state["meter"])
         self.divergence.start = state["divergence"]
         self.history, self.best = state["history"], state["best"]
+        self.bad_rows = frozenset(state["bad_rows"])
         self.resumed_from = self.step
 
     def save(self) -> None:
@@ -197,11 +156,20 @@ class Loop:
             steps=self.step,
             resumed_from=self.resumed_from,
             extra={
-                "bad_images": job.feed.bad_images,
+                "bad_images": len(self._all_bad_rows()),
                 "dropped_per_epoch": job.feed.dropped,
                 "first_step_at": self.first_step_at or 0.0,
             },
         )
+
+    def _all_bad_rows(self) -> frozenset[int]:
+        """The images that did not decode on any rank: each rank meets only its own."""
+        rows = self.bad_rows | self.job.feed.bad_rows
+        if self.job.world == 1:
+            return rows
+        gathered: list[frozenset[int]] = [frozenset()] * self.job.world
+        dist.all_gather_object(gathered, rows)
+        return frozenset().union(*gathered)
 
     def _train_epoch(self) -> None:
         every = self.train.checkpoint.every_steps

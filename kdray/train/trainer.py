@@ -17,7 +17,7 @@ from kdray.experiment import Cluster
 from kdray.store import Store, open_uri
 from kdray.train.cluster import Shares
 from kdray.train.control import Control, RemoteListener, WarningForwarder
-from kdray.train.loop import Listener
+from kdray.train.job import Listener
 from kdray.train.spec import StageSpec
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ from kdray.store import Store
 from kdray.train.board import Board
 from kdray.train.checkpoint import Checkpoints
 from kdray.train.frozen import freeze
-from kdray.train.loop import Job, Listener, Loop, Outcome
+from kdray.train.job import Job, Listener, Outcome
+from kdray.train.loop import Loop
 from kdray.train.precision import Precision, resolve_precision
 from kdray.train.spec import NetSpec, StageSpec
 from kdray.train.task import Pixels, Trainable

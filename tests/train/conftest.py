@@ -17,7 +17,8 @@ from kdray.objectives import ObjectiveSet, Setup
 from kdray.store import Store
 from kdray.train.checkpoint import Checkpoints
 from kdray.train.frozen import freeze
-from kdray.train.loop import Job, Loop
+from kdray.train.job import Job
+from kdray.train.loop import Loop
 from kdray.train.precision import Precision
 from kdray.train.task import Pixels, Trainable
 
@@ -31,6 +32,7 @@ class DrawnFeed:
     """Six batches an epoch of labelled noise; the batch is a function of (epoch, number) as a feed's must be."""
 
     steps_per_epoch, dropped, bad_images = 6, 0, 0
+    bad_rows: frozenset[int] = frozenset()
 
     def __init__(self, batch: int = 8, spoil_at: int | None = None) -> None:
         self.batch = batch

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from kdray.errors import Interrupted, TrainingError
 from kdray.experiment import Checkpointing, Optimizer
-from kdray.train.loop import Outcome
+from kdray.train.job import Outcome
 from tests.train.conftest import DrawnFeed, Listener, MakeLoop
 
 
@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_part_and_checkpoint(make_loop
 
 def test_a_diverging_loss_stops(make_loop: MakeLoop) -> None:
     loop = make_loop(optimizer=Optimizer(lr=1e4), log_every=1, divergence_factor=5)
-    with pytest.raises(TrainingError, match="diverges at step|not finite"):
+    with pytest.raises(TrainingError, match=r"diverges at step|not finite"):
         loop.run()
 
 
@@ -149,7 +149,7 @@ def test_a_checkpoint_of_other_data_is_refused(make_loop: MakeLoop) -> None:
     class Longer(DrawnFeed):
         steps_per_epoch = 7
 
-    with pytest.raises(TrainingError, match="6 steps an epoch.*7"):
+    with pytest.raises(TrainingError, match=r"6 steps an epoch.*7"):
         make_loop("run", feed=Longer()).run()
 
 

@@ -44,7 +44,7 @@ def test_divergence_is_measured_against_the_first_window() -> None:
     rows, _, _ = later.flush(False, False)
     limit = judge.limit(rows)
     assert limit == pytest.approx(20)
-    with pytest.raises(TrainingError, match="step 8.*kd grew most"):
+    with pytest.raises(TrainingError, match=r"step 8.*kd grew most"):
         later.check(rows, first_step=7, limit=limit, last_saved=None)
 
 

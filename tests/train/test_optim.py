@@ -1,5 +1,6 @@
 """Learning rates as functions of the step, and which parameters decay."""
 
+import itertools
 import math
 
 import pytest
@@ -27,7 +28,7 @@ def test_cosine_with_warmup_climbs_to_the_peak_and_falls_to_the_floor() -> None:
     config = train(schedule=Schedule(type="cosine", warmup_epochs=2, min_lr=0.001))
     rates = [lr_at(config, step, steps_per_epoch=5) for step in range(50)]
     assert rates[0] == pytest.approx(0.01) and rates[9] == pytest.approx(0.1) and rates[10] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     done = 25 / 40
     assert rates[35] == pytest.approx(0.001 + 0.5 * 0.099 * (1 + math.cos(math.pi * done)))
     assert lr_at(config, 50, 5) == pytest.approx(0.001)
@@ -37,7 +38,7 @@ def test_onecycle_is_two_straight_lines() -> None:
     config = train(schedule=Schedule(type="onecycle", warmup_epochs=2))
     rates = [lr_at(config, step, steps_per_epoch=5) for step in range(50)]
     assert rates[4] == pytest.approx(0.05) and max(rates) == pytest.approx(0.1)
-    falls = [a - b for a, b in zip(rates[10:], rates[11:], strict=False)]
+    falls = [a - b for a, b in itertools.pairwise(rates[10:])]
     assert falls == pytest.approx([falls[0]] * len(falls))
 
 

@@ -1,0 +1,58 @@
+"""What a training run is given, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from kdray.data.feed import TrainFeed
+from kdray.experiment import Train
+from kdray.models.outputs import Net
+from kdray.train.checkpoint import Checkpoints
+from kdray.train.precision import Precision
+from kdray.train.task import Pixels, Teacher, Trainable
+
+
+class Listener(Protocol):
+    """Who hears of progress and may ask for a stop."""
+
+    def event(self, kind: str, values: dict[str, Any]) -> None:
+        """Receive `start`, `log`, `epoch` or `checkpoint` with JSON values."""
+
+    def stop_requested(self) -> bool:
+        """True once the user wants the run to save its state and end."""
+
+
+@dataclass
+class Job:
+    """All that one training run needs. `rank` and `world` are 0 and 1 without torch.distributed."""
+
+    trainable: Trainable
+    teacher: Teacher | None
+    feed: TrainFeed
+    train: Train
+    pixels: Pixels
+    precision: Precision
+    device: torch.device
+    seed: int
+    listener: Listener
+    validate: Callable[[Net], dict[str, float]] | None = None
+    checkpoints: Checkpoints | None = None
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass
+class Outcome:
+    """What a finished run leaves: one row per epoch, and on rank 0 the weights to export."""
+
+    history: list[dict[str, float]]
+    last: dict[str, torch.Tensor]
+    best: dict[str, torch.Tensor] | None
+    best_epoch: int | None
+    steps: int
+    resumed_from: int
+    extra: dict[str, float] = field(default_factory=dict)
