@@ -9,12 +9,13 @@ from collections import deque
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Control:
     """Holds the events that the command has not read yet, and the stop flag."""
 
@@ -26,19 +27,22 @@ class Control:
         """Take one event from a worker."""
         self.events.append((kind, values))
 
-    def drain(self) -> list[tuple[str, dict[str, Any]]]:
-        """Give all events not yet read, oldest first."""
+    def exchange(self, stop: bool) -> list[tuple[str, dict[str, Any]]]:
+        """Give all events not yet read, oldest first; `stop` asks the workers to save their state and end."""
+        self.stop = stop
         events = list(self.events)
         self.events.clear()
         return events
 
-    def request_stop(self) -> None:
-        """Ask the workers to save their state and end."""
-        self.stop = True
-
     def stopped(self) -> bool:
         """True once a stop was asked for."""
         return self.stop
+
+
+def start_control() -> Any:
+    """A control actor on the command's own node: no other node that goes away takes it along."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Control.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 class RemoteListener:
@@ -57,8 +61,10 @@ class RemoteListener:
                 if ray.get(self.control.stopped.remote(), timeout=30):
                     self._stop.set()
                     return
+            except ray.exceptions.GetTimeoutError:
+                continue  # a busy machine: asked again
             except ray.exceptions.RayError as error:
-                # The command is gone. Training goes on to its end; the next command finds the artifact.
+                # The command is gone, and Ray ends its workers with it.
                 log.warning("the command that started this run does not answer (%s)", type(error).__name__)
                 return
 

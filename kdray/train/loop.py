@@ -142,9 +142,13 @@ class Loop:
             if job.teacher is not None:
                 job.teacher.net.compile()
         job.listener.event("start", {"step": self.step, "epochs": self.train.epochs, "steps": self.steps_per_epoch})
-        while self.epoch < self.train.epochs:
-            self._train_epoch()
-            self._finish_epoch()
+        try:
+            while self.epoch < self.train.epochs:
+                self._train_epoch()
+                self._finish_epoch()
+        except Exception as error:
+            error.add_note(f"at step {self.step}")
+            raise
         if job.checkpoints:
             job.checkpoints.wait()
         final = self.ema.shadow if self.ema else job.trainable.net

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 
@@ -16,12 +17,14 @@ from kdray.errors import Interrupted, KdrayError
 from kdray.experiment import Cluster
 from kdray.store import Store, open_uri
 from kdray.train.cluster import Shares
-from kdray.train.control import Control, RemoteListener, WarningForwarder
+from kdray.train.control import RemoteListener, WarningForwarder, start_control
+from kdray.train.failure import Reason, WorkerFailure, reason_of
 from kdray.train.job import Listener
 from kdray.train.spec import StageSpec
 
 log = logging.getLogger(__name__)
 DRAIN_S = 0.2
+FIRST_WORD_S, NEXT_WORD_S = 60.0, 300.0
 STORAGE_SETTINGS = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
@@ -35,50 +38,57 @@ STORAGE_SETTINGS = (
 def run_on_ray(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Listener) -> dict[str, Any]:
     """Run `stage` on `cluster.workers` Ray Train workers and return its record.
 
-    A worker or node that dies ends the attempt; the next one goes on from the last checkpoint, up to
-    `cluster.max_failures` times. An error that kdray raised on purpose would come again and is not retried.
+    A worker or node that dies, or an exception that nobody planned for, ends the attempt; the next one goes on from the
+    last checkpoint, up to `cluster.max_failures` times. What would only come again is not retried: an error that
+    kdray raised on purpose, and an exception that comes a second time at the same step.
 
     Raises:
         KdrayError: what the workers raised, or Interrupted after a stop.
     """
     attempts = cluster.max_failures + 1
+    before: Reason | None = None
     for attempt in range(1, attempts + 1):
         try:
             return _attempt(stage, cluster, shares, listener)
-        except KdrayError:
-            raise
-        except ray.train.TrainingFailedError as error:
-            reason = _cause(error)
-            if isinstance(reason, KdrayError):
-                raise reason from None
-            if attempt == attempts:
-                raise KdrayError(
-                    f"stage {stage.name} failed {attempt} times, the last time with {_first_line(reason)}",
-                    fix=f"Logs of the workers: {_log_folder()}; the same command goes on from the last checkpoint",
-                ) from error
-            listener.event(
-                "warning", {"text": f"attempt {attempt} ended with {_first_line(reason)}; going on from its checkpoint"}
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+            reason = reason_of(error)
+        if reason.raised is not None:
+            raise reason.raised
+        if listener.stop_requested():
+            raise Interrupted(f"stopped after {reason.text}", fix="The same command goes on from the last checkpoint")
+        again = reason.by_code and reason == before
+        if again or attempt == attempts:
+            times = (
+                f"{attempt} time{'s' * (attempt > 1)}, the last time with " if not again else "again in the same way, "
             )
+            raise KdrayError(
+                f"stage {stage.name} failed {times}{reason.text}",
+                fix=f"Tracebacks are in {_log_folder()}; the same command goes on from the last checkpoint",
+            )
+        before = reason
+        listener.event("warning", {"text": f"{reason.text}; going on from the last checkpoint"})
     raise AssertionError("unreachable")
 
 
 def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Listener) -> dict[str, Any]:
-    control = Control.remote()  # type: ignore[attr-defined]
+    control = start_control()
     resources: dict[str, float] = {"CPU": shares.worker_cpus}
     gpus = cluster.gpus_per_worker or 0.0
     if gpus:
         resources["GPU"] = gpus
-    name = f"{stage.name}-{os.getpid()}-{time.time_ns()}"
-    filesystem, path = open_uri(Store(stage.store).path_uri("ray"))
+    store, folder = Store(stage.store), f"{stage.folder}/ray"
+    filesystem, path = open_uri(store.path_uri(folder))
     trainer = ray.train.torch.TorchTrainer(
         _train_function,  # type: ignore[arg-type]
-        train_loop_config={"stage": stage, "control": control},
+        # By reference: the controller would unpickle values, labels of a million images and all, and print them into
+        # the dashboard.
+        train_loop_config={"stage": ray.put(stage), "control": control},
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
             # Ray Train's own folder stays almost empty: checkpoints are kdray's, which runs without Ray have too.
-            name=name,
+            name=f"{stage.name}-{os.getpid()}-{time.time_ns()}",
             storage_path=path,
             storage_filesystem=filesystem,
             worker_runtime_env={"env_vars": _worker_environment()},  # type: ignore[call-arg]
@@ -95,16 +105,14 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
     # fit() runs beside, because it blocks: this thread shows progress and turns Ctrl-C into a saved state.
     thread = threading.Thread(target=fit, name="ray-train-fit", daemon=True)
     thread.start()
-    asked = False
+    waiting = Waiting(cluster.workers, resources, listener)
     while thread.is_alive():
         thread.join(DRAIN_S)
-        _pass_on(control, listener)
-        if listener.stop_requested() and not asked:
-            asked = True
-            ray.get(control.request_stop.remote())
-    _pass_on(control, listener)
+        waiting.over |= _exchange(control, listener)
+        waiting.tell()
+    _exchange(control, listener)
     ray.kill(control)
-    Store(stage.store).delete(f"ray/{name}")
+    store.delete(folder)
     if "error" in outcome:
         raise outcome["error"]
     value = outcome["result"].return_value
@@ -113,58 +121,68 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
     return value
 
 
-def _pass_on(control: Any, listener: Listener) -> None:
-    for kind, values in ray.get(control.drain.remote()):
+def _exchange(control: Any, listener: Listener) -> bool:
+    """Pass on what the workers said; True when they said anything."""
+    try:
+        events = ray.get(control.exchange.remote(listener.stop_requested()))
+    except ray.exceptions.RayError as error:
+        raise KdrayError(
+            f"the cluster does not answer any more ({type(error).__name__})",
+            fix="The same command goes on from the last checkpoint",
+        ) from error
+    for kind, values in events:
         listener.event(kind, values)
+    return bool(events)
+
+
+class Waiting:
+    """Says what a run waits for while no worker has started: resources may come late, or never."""
+
+    def __init__(self, workers: int, resources: dict[str, float], listener: Listener) -> None:
+        self.asked = f"{workers} x " + " + ".join(f"{amount:g} {name}" for name, amount in resources.items())
+        self.names = list(resources)
+        self.listener = listener
+        self.over = False
+        self.next_s = time.monotonic() + FIRST_WORD_S
+
+    def tell(self) -> None:
+        """Tell it, now and then."""
+        if self.over or time.monotonic() < self.next_s:
+            return
+        self.next_s = time.monotonic() + NEXT_WORD_S
+        there, free = ray.cluster_resources(), ray.available_resources()
+        have = ", ".join(f"{free.get(name, 0.0):g} of {there.get(name, 0.0):g} {name} free" for name in self.names)
+        self.listener.event("warning", {"text": f"no worker has started yet: {self.asked} asked, {have}"})
 
 
 def _train_function(config: dict[str, Any]) -> dict[str, Any]:
     """What each Ray Train worker runs; rank 0's return value becomes the result."""
-    import kdray.train.worker as worker  # torch is imported here, in the worker, and not by whoever unpickles this
-
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     listener = RemoteListener(config["control"])
+    listener.event("worker", {"rank": rank})
     forward = WarningForwarder(listener, rank)
     logging.getLogger("kdray").addHandler(forward)
     try:
-        return worker.StageWorker(config["stage"], listener, rank, world).run()
+        import kdray.train.worker as worker  # here, in the worker, and not wherever this function is unpickled
+
+        return worker.StageWorker(ray.get(config["stage"]), listener, rank, world).run()
     except Interrupted as error:
         return {"interrupted": str(error)}
+    except KdrayError:
+        raise
+    except Exception as error:
+        raise WorkerFailure.of(error, rank) from error
     finally:
         logging.getLogger("kdray").removeHandler(forward)
         listener.close()
 
 
 def _worker_environment() -> dict[str, str]:
-    """Storage settings that a worker on another node needs; Ray itself passes on credentials and RAY_TRAIN_* only."""
+    """Storage settings that a worker on another node needs; Ray passes on nothing but RAY_TRAIN_*."""
     return {name: os.environ[name] for name in STORAGE_SETTINGS if name in os.environ}
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The worker's own exception inside what Ray Train raised; kdray's errors win over what followed from them."""
-    failures = getattr(error, "worker_failures", None) or {}
-    found = [_unwrap(failure) for _, failure in sorted(failures.items())]
-    chosen = [reason for reason in found if isinstance(reason, KdrayError)] or found
-    return chosen[0] if chosen else error
-
-
-def _unwrap(error: BaseException) -> BaseException:
-    seen: set[int] = set()
-    while id(error) not in seen:
-        seen.add(id(error))
-        inner = getattr(error, "cause", None) or error.__cause__
-        if isinstance(error, KdrayError) or not isinstance(inner, BaseException):
-            break
-        error = inner
-    return error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 def _log_folder() -> str:
     node = ray._private.worker.global_worker.node
-    return os.path.join(node.get_session_dir_path(), "logs", "train") if node else "in the cluster's dashboard"
+    return os.path.join(node.get_session_dir_path(), "logs", "train") if node else "the cluster's dashboard"
