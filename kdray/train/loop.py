@@ -141,7 +141,9 @@ class Loop:
             job.trainable.net.compile()
             if job.teacher is not None:
                 job.teacher.net.compile()
-        job.listener.event("start", {"step": self.step, "epochs": self.train.epochs, "steps": self.steps_per_epoch})
+        if job.rank == 0:
+            facts = {"step": self.step, "epochs": self.train.epochs, "steps": self.steps_per_epoch}
+            job.listener.event("start", facts)
         try:
             while self.epoch < self.train.epochs:
                 self._train_epoch()
