@@ -9,26 +9,36 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rich.console import Console
 
-from kdray.errors import ConfigError, KdrayError
-from kdray.experiment import Experiment, load_experiment, to_yaml
+from kdray.errors import ConfigError, InputError, KdrayError
+from kdray.experiment import Experiment, load_experiment, place_of, to_yaml
 
 INTERRUPTED = 130
+DEBUG = "KDRAY_DEBUG"  # set to anything: every error shows its traceback
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line in one line, as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, where="command line", fix="kdray --help lists what there is")
+
+
+def parser() -> Parser:
     """The command line."""
-    cli = argparse.ArgumentParser(
+    cli = Parser(
         prog="kdray", description="Run a distillation experiment. The same command again goes on where it stopped."
     )
     cli.add_argument("experiment", nargs="?", help="the experiment's YAML file")
     cli.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", dest="sets", help="change a key, e.g. seed=1"
     )
-    cli.add_argument("--dry-run", action="store_true", help="check everything and print the plan; run nothing")
+    cli.add_argument("--dry-run", action="store_true", help="check everything and print the plan; leave nothing behind")
     cli.add_argument("--print-config", action="store_true", help="print the experiment with all defaults")
     cli.add_argument("--smoke", action="store_true", help="shrink everything to a laptop and a minute")
     cli.add_argument("--fresh", action="store_true", help="start over; what was saved before stays where it is")
@@ -42,14 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
     try:
-        options = parser().parse_args(arguments)
-        return command(options, arguments, console)
+        return command(parser().parse_args(arguments), arguments, console)
     except KdrayError as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
         print(f"kdray: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("kdray: stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone, as in `kdray --list models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # a bug: what to report must not be lost
+        traceback.print_exc()
+        print(f"kdray: unexpected {type(error).__name__}: {error} (its traceback stands above)", file=sys.stderr)
+        return 1
 
 
 def command(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
@@ -64,47 +82,66 @@ def command(options: argparse.Namespace, arguments: list[str], console: Console)
     if options.run_id is not None and not options.run_id.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigError(f"{options.run_id!r} is no folder name", where="--run-id", fix="Use letters, digits, . _ -")
     experiment = load_experiment(options.experiment, options.sets)
-    if options.smoke:
-        from kdray.pipeline.smoke import smoke
-
-        experiment, notes = smoke(experiment)
-        for note in notes:
-            console.print(f"smoke: {note}", markup=False, highlight=False, soft_wrap=True)
-    if options.print_config:
+    if options.print_config and not options.smoke:
         print(to_yaml(experiment), end="")
         return 0
-    return run(experiment, options, arguments, console)
+    sys.path.insert(0, os.getcwd())  # a user's own `package.module:callable` stands where the command runs
+    try:
+        return run(experiment, options, arguments, console)
+    except InputError as error:
+        raise in_file(error, options) from error
 
 
 def run(experiment: Experiment, options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     """Plan and, unless it is a dry run, run `experiment`."""
-    sys.path.insert(0, os.getcwd())  # a user's own `package.module:callable` stands where the command runs
-    from kdray.pipeline.execute import connect_in_background, make_plan, run_plan
+    from kdray.pipeline.execute import connect_in_background, run_plan
+    from kdray.pipeline.plan import make_plan
+    from kdray.pipeline.smoke import smoke
     from kdray.report.plan_text import print_plan
-    from kdray.report.progress import ProgressView
+    from kdray.report.progress import ProgressView, terminable
     from kdray.report.summary import print_summary
 
-    if options.dry_run:
-        print_plan(make_plan(experiment, options.fresh, dry=True), console)
-        return 0
-    connected = connect_in_background(experiment)
-    plan = make_plan(experiment, options.fresh)
-    print_plan(plan, console)
-    with ProgressView(console) as view:
-        if any(not stage.done for stage, _ in plan.stages):
-            connected()
-        record = run_plan(
-            plan,
-            view,
-            fresh=options.fresh,
-            run_id=options.run_id,
-            command=["kdray", *arguments],
-            on_stage=lambda stage: view.stage(
-                f"{stage.title}: {'reused' if stage.done else stage.spec.net.spec.model}"
-            ),
-        )
+    stand_in = None
+    if options.smoke:
+        small = smoke(experiment)
+        experiment, stand_in = small.experiment, small.stand_in
+        if options.print_config:
+            print(to_yaml(experiment), end="")
+            return 0
+        for note in small.notes:
+            console.print(f"smoke: {note}", highlight=False, markup=False, soft_wrap=True)
+    settings = {"fresh": options.fresh, "run_id": options.run_id, "stand_in": stand_in}
+    with terminable():
+        if options.dry_run:
+            print_plan(make_plan(experiment, dry=True, **settings), console)
+            return 0
+        connected = connect_in_background(experiment)
+        plan = make_plan(experiment, **settings)
+        print_plan(plan, console)
+        with ProgressView(console) as view:
+            if any(not stage.done for stage, _ in plan.stages):
+                connected()
+            record = run_plan(
+                plan,
+                view,
+                command=["kdray", *arguments],
+                on_stage=lambda stage: view.stage(
+                    f"{stage.title}: {'reused' if stage.done else stage.spec.net.spec.model}"
+                ),
+            )
     print_summary(record, console)
     return 0
+
+
+def in_file(error: InputError, options: argparse.Namespace) -> InputError:
+    """`error` with the file and the line, where it is about a key of the experiment and does not say so itself."""
+    from kdray.pipeline.naming import key_of
+
+    key = key_of(error.where)
+    if key is None:
+        return error
+    where = f"{place_of(options.experiment, options.sets, key)}: {error.where}"
+    return type(error)(error.problem, where=where, fix=error.fix)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +14,10 @@ from kdray.data.manifest import Manifest, read_manifest
 from kdray.data.order import split_rows
 from kdray.data.reader import read_labels, read_rows
 from kdray.data.sources import resolve_source
-from kdray.errors import DataError
+from kdray.errors import DataError, StoreError
 from kdray.experiment import Data
 
+FIRST_IMAGES = 64  # rows that are tried until one decodes, to know the size of the images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -34,7 +37,9 @@ class Dataset:
     """Train, validation and test rows, and what networks must know of them.
 
     `labels` int64 [N] are those of the whole train manifest, indexed as the samples' `index`; `mean` and `std` are
-    per RGB channel of pixels in 0..1; `image_size` is the side, in pixels, of what networks see in evaluation.
+    per RGB channel of pixels in 0..1; `image_size` is the side, in pixels, of what networks see in evaluation,
+    `train_size` of what
+    they see in training, where it is known.
     """
 
     num_classes: int
@@ -46,6 +51,7 @@ class Dataset:
     validation: Split | None = None
     test: Split | None = None
     labels: np.ndarray | None = None
+    train_size: int | None = None
 
     def fingerprints(self) -> dict[str, str]:
         """Digest of each set's bytes, by split: part of every digest that depends on the data."""
@@ -62,22 +68,27 @@ def open_dataset(data: Data) -> Dataset:
     Raises:
         DataError: shards that are not there or do not read, labels out of range, splits that end up empty.
     """
-    train_uri = resolve_source(data, "train")
-    if train_uri is None:
-        raise DataError("names no training data", where="data.train")
-    manifest = read_manifest(train_uri, data.columns, data.classes)
-    labels, ids = read_labels(manifest)
+    train_key, test_key = ("data.source", "data.source") if data.source else ("data.train", "data.test")
+    with _about(train_key):
+        train_uri = resolve_source(data, "train")
+        if train_uri is None:
+            raise DataError("names no training data", where="data.train")
+        manifest = read_manifest(train_uri, data.columns, data.classes)
+        labels, ids = read_labels(manifest)
+        first = _first_size(manifest)
     train_rows, validation_rows = split_rows(ids, data.validation)
     test = None
-    test_uri = resolve_source(data, "test")
-    if test_uri is not None:
-        test_manifest = read_manifest(test_uri, data.columns, manifest.num_classes)
-        read_labels(test_manifest)
-        test = Split(test_manifest, np.arange(test_manifest.num_samples, dtype=np.int64)[: data.test_limit])
+    with _about(test_key):
+        test_uri = resolve_source(data, "test")
+        if test_uri is not None:
+            test_manifest = read_manifest(test_uri, data.columns, manifest.num_classes)
+            read_labels(test_manifest)
+            test = Split(test_manifest, np.arange(test_manifest.num_samples, dtype=np.int64)[: data.test_limit])
     return Dataset(
         num_classes=manifest.num_classes,
         class_names=manifest.class_names,
-        image_size=_image_size(data, manifest),
+        image_size=_evaluation_size(data, first),
+        train_size=output_size(data.augment, first, "data.augment"),
         mean=data.mean or manifest.mean or IMAGENET_MEAN,
         std=data.std or manifest.std or IMAGENET_STD,
         train=Split(manifest, train_rows[: data.limit]),
@@ -87,22 +98,47 @@ def open_dataset(data: Data) -> Dataset:
     )
 
 
-def _image_size(data: Data, manifest: Manifest) -> int:
-    """Side of the images that networks see; training crops and evaluation crops may differ, the latter counts.
+def _first_size(manifest: Manifest) -> tuple[int, int]:
+    """Height and width of the first image that decodes.
 
     Raises:
-        DataError: the transforms leave images of several sizes, or not square ones.
+        DataError: none of the first ones does.
     """
-    first = read_rows(manifest, np.zeros(1, dtype=np.int64)).images[0]
-    try:
-        height, width = decode(first).shape[:2]
-    except BadImage as error:
-        raise DataError(f"the first image does not decode: {error}", where=manifest.uri) from error
-    size = output_size(data.eval_transform, (height, width))
+    reason = ""
+    for encoded in read_rows(manifest, np.arange(min(FIRST_IMAGES, manifest.num_samples), dtype=np.int64)).images:
+        try:
+            height, width = decode(encoded).shape[:2]
+            return height, width
+        except BadImage as error:
+            reason = reason or str(error)
+    problem = f"none of the first {FIRST_IMAGES} images decodes: {reason}"
+    raise DataError(problem, where=manifest.uri, fix="Store the bytes of PNG or JPEG files")
+
+
+def _evaluation_size(data: Data, first: tuple[int, int]) -> int:
+    """Side of the images that networks see in evaluation.
+
+    Raises:
+        ConfigError: transforms that do not exist.
+        DataError: they leave images of several sizes, or not square ones.
+    """
+    size = output_size(data.eval_transform, first)
     if size is None:
         raise DataError(
-            f"images such as the first one ({width} x {height}) do not come out square and of one size",
+            f"images such as the first one ({first[1]} x {first[0]}) do not come out square and of one size",
             where="data.eval_transform",
             fix="Write eval_transform: [{resize: {size: 256}}, {center_crop: {size: 224}}]",
         )
     return size
+
+
+@contextmanager
+def _about(key: str) -> Iterator[None]:
+    """Put the key of the experiment before the place that an error in the block names."""
+    try:
+        yield
+    except (DataError, StoreError) as error:
+        where = error.where or ""
+        if where.startswith("data."):
+            raise
+        raise type(error)(error.problem, where=f"{key} {where}".rstrip(), fix=error.fix) from error

@@ -72,6 +72,11 @@ def resolve_source(data: Data, split: Split) -> str | None:
     return home.path_uri(split)
 
 
+def is_packed(data: Data) -> bool:
+    """Whether the shards of a built-in set are there, so that `resolve_source` only names them."""
+    return data.source not in (None, "shards") and _packed(_home(_root(data), str(data.source)))
+
+
 def is_present(data: Data) -> bool:
     """Whether a built-in set needs no download: packed already, its archive in `data.root`, or part of a library."""
     if data.source in (None, "shards"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdray.data.feed import Batch, EvalFeed
-from kdray.errors import DataError
+from kdray.errors import DataError, TrainingError
 from kdray.models.outputs import Net
 from kdray.train.precision import Precision
 
@@ -31,28 +32,44 @@ def evaluate(
     prepare: Prepare,
     precision: Precision,
     device: torch.device,
+    max_bad_fraction: float = 1.0,
 ) -> dict[str, float]:
     """Return top1, top5 (fractions), nll (nats per image), images and bad_images of `net` over the whole split.
 
     `prepare` turns uint8 images [n, 3, H, W] into what the network takes. All ranks get the global figures. The
-    training mode of `net` is restored.
+    training mode of `net` is restored, whatever happens.
 
     Raises:
-        DataError: the images counted and the bad ones do not add up to the split.
+        DataError: the images counted and the bad ones do not add up to the split, or more than `max_bad_fraction`
+            of it did not decode.
+        TrainingError: the network gives values that are not finite, so that its accuracy means nothing.
     """
     was_training = net.training
     net.eval()
-    broadcast_statistics(net)
-    sums = torch.zeros(5, dtype=torch.float64, device=device)  # top-1, top-5, nll, images, bad images
-    for batch in feed:
-        sums[:4] += count_batch(net, batch, prepare, precision)
-    sums[4] = feed.bad_images
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(sums)
-    net.train(was_training)
+    try:
+        broadcast_statistics(net)
+        sums = torch.zeros(5, dtype=torch.float64, device=device)  # top-1, top-5, nll, images, bad images
+        for batch in feed:
+            sums[:4] += count_batch(net, batch, prepare, precision)
+        sums[4] = feed.bad_images
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(sums)
+    finally:
+        net.train(was_training)
     top1, top5, nll, images, bad = sums.tolist()
     if int(images + bad) != feed.num_samples or images == 0:
         raise DataError(f"evaluation saw {int(images)} good and {int(bad)} bad images of {feed.num_samples}")
+    if bad > max_bad_fraction * feed.num_samples:
+        raise DataError(
+            f"{int(bad)} of {feed.num_samples} images to evaluate on do not decode",
+            where="data.max_bad_fraction",
+            fix=f"Write these rows again, or raise it (now {max_bad_fraction:g})",
+        )
+    if not math.isfinite(nll):
+        raise TrainingError(
+            f"{net.info.name} gives values that are not finite in {precision.name}",
+            fix="Evaluate in fp32 (evaluate.precision), or take weights from before the run diverged",
+        )
     return {
         "top1": top1 / images,
         "top5": top5 / images,

@@ -3,7 +3,7 @@
 Pure: it reads the YAML files that it is given and nothing else; no torch, no Ray, no numpy.
 """
 
-from kdray.experiment.load import experiment_from_dict, load_experiment, read_tree, to_yaml
+from kdray.experiment.load import experiment_from_dict, load_experiment, place_of, read_tree, to_yaml
 from kdray.experiment.part import Part, digest_of
 from kdray.experiment.paths import get_path, set_path
 from kdray.experiment.schema import (
@@ -41,6 +41,7 @@ __all__ = [
     "experiment_from_dict",
     "get_path",
     "load_experiment",
+    "place_of",
     "read_tree",
     "set_path",
     "to_yaml",

@@ -37,6 +37,18 @@ def read_tree(path: str | FilePath, sets: Sequence[str] = ()) -> dict[str, Any]:
     return _read(path, sets)[0]
 
 
+def place_of(path: str | FilePath, sets: Sequence[str], key: str) -> str:
+    """Return where the dotted `key` was written: "file:line" or "--set ...", and the file alone for a default.
+
+    For errors that are found after the file was read. Raises ConfigError as `load_experiment` does.
+    """
+    tree, origin = _read(path, sets)
+    try:
+        return origin.place(resolve(tree, key))
+    except ConfigError:  # a path into something that is no map: the nearest that is one was written somewhere
+        return origin.place(resolve(tree, key.partition(".")[0]))
+
+
 def experiment_from_dict(values: Mapping[str, Any], where: str = "experiment", sets: Sequence[str] = ()) -> Experiment:
     """Return the experiment of a nested dict with the keys of a file, except `base`; `where` names it in errors.
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from kdray.data.augment import output_size
 from kdray.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, Split
 from kdray.data.manifest import Manifest, ShardInfo
 from kdray.data.sources import builtin_facts
+from kdray.errors import InputError, StoreError
 from kdray.experiment import Data
+from kdray.store.place import parse
 
 
 def declared_dataset(data: Data) -> Dataset | None:
@@ -23,7 +27,7 @@ def declared_dataset(data: Data) -> Dataset | None:
         facts = builtin_facts(data.source)
         train, test, classes, size, mean, std = facts
     else:
-        train, test, classes, size = data.samples, 1, data.classes, None
+        train, test, classes, size = data.samples, 0, data.classes, None
         mean, std = IMAGENET_MEAN, IMAGENET_STD
     image_size = output_size(data.eval_transform, (size, size) if size else None)
     if train is None or classes is None or image_size is None:
@@ -39,7 +43,22 @@ def declared_dataset(data: Data) -> Dataset | None:
         validation=_split("train", held_out, classes, data.limit) if held_out else None,
         test=_split("test", test, classes, data.test_limit),
         labels=np.arange(train - held_out, dtype=np.int64) % classes,
+        train_size=output_size(data.augment, (size, size) if size else None, "data.augment"),
     )
+
+
+def lies_elsewhere(data: Data, error: InputError) -> bool:
+    """Whether `error` only says that data cannot be reached from here: storage that refuses or does not answer, or a
+    path of another machine. What can be read and is wrong is wrong there too.
+    """
+    if isinstance(error, StoreError):
+        return any("://" in uri for uri in (data.train, data.test) if uri)
+    return data.samples is not None and any(_is_absent(uri) for uri in (data.train, data.test) if uri)
+
+
+def _is_absent(uri: str) -> bool:
+    place = parse(uri)
+    return place.scheme == "local" and not os.path.exists(os.path.dirname(place.path) if "*" in uri else place.path)
 
 
 def _split(name: str, rows: int, classes: int, limit: int | None) -> Split:

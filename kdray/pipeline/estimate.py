@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from kdray.data.dataset import Dataset
 from kdray.experiment import ModelSpec
 from kdray.models.outputs import ModelInfo
 from kdray.models.zoo import build, describe
 from kdray.objectives.contract import Setup
 from kdray.objectives.registry import bank_bytes
-from kdray.train.spec import StageSpec
+from kdray.pipeline.naming import named_model
+from kdray.train.spec import NetSpec, StageSpec
 
 MIB = 1024**2
 
@@ -37,6 +39,11 @@ class Estimate:
         return sum(self.memory.values()) + sum(self.banks.values())
 
     @property
+    def state_bytes(self) -> int:
+        """What certainly stays in memory: everything but activations, which depend on the libraries."""
+        return self.memory_bytes - self.memory.get("activations", 0)
+
+    @property
     def checkpoint_bytes(self) -> int:
         """About what one whole-state checkpoint takes on the store."""
         return self.memory.get("weights", 0) + self.memory.get("optimizer", 0) + sum(self.banks.values())
@@ -49,8 +56,8 @@ def estimate(stage: StageSpec, world: int) -> Estimate:
         ModelError: a model, a layer or a parameter that does not exist.
     """
     dataset, train = stage.dataset, stage.train
-    student = describe(stage.net.spec, dataset.num_classes, dataset.image_size)
-    teacher = describe(stage.teacher.spec, dataset.num_classes, dataset.image_size) if stage.teacher else None
+    student = _describe(stage.net, dataset, train is not None)
+    teacher = _describe(stage.teacher, dataset, True) if stage.teacher else None
     images = len(dataset.train) if dataset.train is not None else 0
     if train is None:
         test = len(dataset.test) if dataset.test else 0
@@ -93,6 +100,14 @@ def estimate(stage: StageSpec, world: int) -> Estimate:
         memory=memory,
         banks=bank_bytes(stage.objectives, setup),
     )
+
+
+def _describe(net: NetSpec, dataset: Dataset, trains: bool) -> ModelInfo:
+    """What `net` is on images of the evaluation's size; in training it must take the size of the crops too."""
+    with named_model(net.init):
+        if trains and dataset.train_size not in (None, dataset.image_size):
+            describe(net.spec, dataset.num_classes, dataset.train_size)
+        return describe(net.spec, dataset.num_classes, dataset.image_size)
 
 
 def activation_count(spec: ModelSpec, num_classes: int, image_size: int) -> int:

@@ -1,110 +1,97 @@
-"""Running an experiment: data, plan, checks, then stage after stage; what is done is not done again."""
+"""Running a plan: stage after stage; what is done is not done again."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from kdray.data.dataset import Dataset, open_dataset
-from kdray.data.feed import will_stream
-from kdray.errors import InputError, KdrayError
+import torch
+
+from kdray.errors import Interrupted, KdrayError, StoreError
 from kdray.experiment import Experiment, to_yaml
-from kdray.pipeline.checks import check_devices, check_stage, check_storage, local_shares, with_shares
-from kdray.pipeline.declared import declared_dataset
-from kdray.pipeline.estimate import Estimate, estimate
-from kdray.pipeline.record import RUNS, now, start_record, write_record
-from kdray.pipeline.stages import Stage, generation, plan_stages, run_digest
+from kdray.pipeline.checks import with_shares
+from kdray.pipeline.plan import Plan
+from kdray.pipeline.record import now, start_record, write_record
+from kdray.pipeline.shelf import RUNS
+from kdray.pipeline.stages import Stage
 from kdray.store import Store
 from kdray.train.environment import cluster_address, prepare_environment
 from kdray.train.job import Listener
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A checked experiment, ready to run. `not_checked` says what could not be reached (dry runs only)."""
-
-    experiment: Experiment
-    digest: str
-    dataset: Dataset
-    stages: list[tuple[Stage, Estimate]]
-    stream: bool
-    not_checked: list[str]
-
-
-def make_plan(experiment: Experiment, fresh: bool = False, dry: bool = False) -> Plan:
-    """Check `experiment` against its data, models, storage and this machine, and plan its stages.
-
-    Raises:
-        InputError: the first thing that cannot work.
-    """
-    not_checked: list[str] = []
-    try:
-        dataset = open_dataset(experiment.data)
-    except InputError as error:
-        dataset_or_none = declared_dataset(experiment.data) if dry else None
-        if dataset_or_none is None:
-            raise
-        dataset = dataset_or_none
-        not_checked.append(f"data: {error}")
-    check_devices_unless_dry(experiment, dry, not_checked)
-    stages = plan_stages(experiment, dataset, fresh)
-    world = max(1, experiment.cluster.workers)
-    sized = [(stage, estimate(stage.spec, world)) for stage in stages]
-    for stage, sizes in sized:
-        check_stage(stage, sizes)
-    splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
-    stream = any(will_stream(experiment.data, split.manifest, len(split)) for split in splits)
-    local_shares(experiment, stream)
-    try:
-        check_storage(experiment, sized)
-    except InputError as error:
-        if not (dry and "://" in experiment.storage):
-            raise
-        not_checked.append(f"storage: {error}")
-    return Plan(experiment, run_digest(experiment), dataset, sized, stream, not_checked)
-
-
-def check_devices_unless_dry(experiment: Experiment, dry: bool, not_checked: list[str]) -> None:
-    """GPUs that this machine lacks stop a run; a dry run of a cluster's experiment is told."""
-    try:
-        check_devices(experiment.cluster)
-    except InputError as error:
-        if not dry:
-            raise
-        not_checked.append(f"devices: {error}")
 
 
 def run_plan(
     plan: Plan,
     listener: Listener,
     *,
-    fresh: bool = False,
-    run_id: str | None = None,
     command: list[str] | None = None,
     on_stage: Callable[[Stage], None] | None = None,
 ) -> dict[str, Any]:
     """Run every stage that is not done and return the run's record, which is written after every stage.
 
+    The record of a finished run stays as it is: it says when, where and with what versions the run took place.
+
     Raises:
-        KdrayError: a stage that failed, or a teacher below its floor.
+        KdrayError: a stage that failed, or a teacher below its floor; what failed is in the record.
     """
-    experiment = plan.experiment
-    store = Store(experiment.storage)
-    run_id = run_id or _run_id(store, experiment.name, plan.digest, fresh)
-    record = start_record(experiment, run_id, plan.digest, plan.dataset, command or [])
-    store.write_text(f"{RUNS}/{run_id}/experiment.yaml", to_yaml(experiment))
+    store = Store(plan.experiment.storage)
+    on_stage = on_stage or (lambda _: None)
+    before = _finished_before(plan)
+    if before is not None:
+        for stage, _ in plan.stages:
+            on_stage(stage)
+        for result in before["stages"]:
+            _check_floor(plan.experiment, result)
+        return before | {"stages": [result | {"reused": True} for result in before["stages"]]}
+    record = start_record(plan, command or [])
+    folder = f"{RUNS}/{plan.run_id}"
+    store.write_text(f"{folder}/experiment.yaml", to_yaml(plan.experiment))
+    # It names the artifacts before the first begins: a later command goes on with these, not with older ones.
     write_record(store, record)
     started = time.perf_counter()
+    try:
+        _run_stages(plan, store, record, listener, on_stage)
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        record |= {"status": "interrupted" if stopped else "failed", "error": _one_line(error)}
+        with suppress(StoreError):  # the store may be what failed; the error that is raised says so
+            write_record(store, record)
+        if isinstance(error, Interrupted):
+            again = "The same command without --fresh" if plan.fresh else "The same command"
+            raise Interrupted(error.problem, fix=f"{again} goes on from there") from None
+        if isinstance(error, Exception) and not isinstance(error, KdrayError):
+            raise _unexpected(error, store, folder) from error
+        raise
+    record |= {"status": "done", "finished": now(), "wall_s": time.perf_counter() - started}
+    write_record(store, record)
+    return record
+
+
+def _finished_before(plan: Plan) -> dict[str, Any] | None:
+    """The record of this run when it ended well with just these artifacts."""
+    earlier = plan.earlier
+    if earlier is None or earlier.get("status") != "done" or not all(stage.done for stage, _ in plan.stages):
+        return None
+    return earlier if earlier["planned"] == {stage.name: stage.spec.folder for stage, _ in plan.stages} else None
+
+
+def _run_stages(
+    plan: Plan, store: Store, record: dict[str, Any], listener: Listener, on_stage: Callable[[Stage], None]
+) -> None:
     for stage, sizes in plan.stages:
-        if on_stage:
-            on_stage(stage)
-        result = _finished(store, stage) if stage.done else _run_stage(plan, stage, listener)
+        on_stage(stage)
+        if stage.done:
+            result = store.read_json(f"{stage.spec.folder}/record.json")
+        elif listener.stop_requested():
+            raise Interrupted(f"stopped before stage {stage.title}")
+        else:
+            seen_by = {"versions": record["versions"], "hardware": record["hardware"]}
+            spec = replace(stage.spec, identity=stage.spec.identity | seen_by)
+            result = _run_stage(plan, replace(stage, spec=spec), listener)
         record["stages"].append(
             {
                 **result,
@@ -115,13 +102,7 @@ def run_plan(
             }
         )
         write_record(store, record)
-        if stage.name == "teacher":
-            _check_floor(experiment, result)
-    record["finished"] = now()
-    record["wall_s"] = time.perf_counter() - started
-    record["uri"] = store.path_uri(f"{RUNS}/{run_id}/record.json")
-    write_record(store, record)
-    return record
+        _check_floor(plan.experiment, result)
 
 
 def connect_in_background(experiment: Experiment) -> Callable[[], None]:
@@ -172,12 +153,8 @@ def _run_stage(plan: Plan, stage: Stage, listener: Listener) -> dict[str, Any]:
     return run_on_ray(with_shares(stage.spec, shares, use_ray=True), cluster, shares, listener)
 
 
-def _finished(store: Store, stage: Stage) -> dict[str, Any]:
-    return store.read_json(f"{stage.spec.folder}/record.json")
-
-
 def _check_floor(experiment: Experiment, result: dict[str, Any]) -> None:
-    floor = experiment.teacher.min_accuracy if experiment.teacher else None
+    floor = experiment.teacher.min_accuracy if experiment.teacher and result["stage"] == "teacher" else None
     test = result.get("test_best") or result["test"]
     if floor is not None and test is not None and test["top1"] < floor:
         raise KdrayError(
@@ -187,9 +164,22 @@ def _check_floor(experiment: Experiment, result: dict[str, Any]) -> None:
         )
 
 
-def _run_id(store: Store, name: str, digest: str, fresh: bool) -> str:
-    """`name-digest`, and with --fresh a number behind it that no run has yet."""
-    stem = f"{name}-{digest[:8]}"
-    newest = max((generation(entry, stem) for entry in store.list(RUNS)), default=0)
-    number = newest + 1 if fresh else max(newest, 1)
-    return stem + (f".{number}" if number > 1 else "")
+def _unexpected(error: Exception, store: Store, folder: str) -> Exception:
+    """What to raise for an error that is nobody's input: one line, and its traceback beside the record."""
+    if isinstance(error, torch.OutOfMemoryError):
+        problem, fix = "the GPU's memory is full", "Lower train.batch, or raise train.accumulate. "
+    else:
+        problem, fix = _one_line(error), ""
+    try:
+        store.write_text(f"{folder}/traceback.txt", "".join(traceback.format_exception(error)))
+    except StoreError:
+        return error
+    return KdrayError(problem, fix=f"{fix}Traceback: {store.path_uri(f'{folder}/traceback.txt')}")
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, KdrayError):
+        return str(error)
+    text = str(error).strip().splitlines()
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))  # the loop notes the step
+    return (f"{type(error).__name__}: {text[0]}" if text else type(error).__name__) + notes

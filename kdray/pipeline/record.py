@@ -14,32 +14,36 @@ from typing import Any
 import torch
 
 import kdray
-from kdray.data.dataset import Dataset, Split
-from kdray.experiment import Experiment
+from kdray.data.dataset import Split
+from kdray.pipeline.plan import Plan
+from kdray.pipeline.shelf import RUNS
 from kdray.store import Store
 
-RUNS = "runs"
 PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "numpy", "opencv-python-headless", "pydantic")
 
 
-def start_record(experiment: Experiment, run_id: str, digest: str, dataset: Dataset, command: list[str]) -> dict:
-    """The record of a run that begins now; stages are added as they end."""
+def start_record(plan: Plan, command: list[str]) -> dict[str, Any]:
+    """The record of a run that begins now; stages are added as they end.
+
+    `planned` are the artifacts that the run will use, by stage.
+    """
+    experiment, dataset = plan.experiment, plan.dataset
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return {
-        "run_id": run_id,
+        "run_id": plan.run_id,
         "name": experiment.name,
-        "digest": digest,
+        "digest": plan.digest,
+        "uri": Store(experiment.storage).path_uri(f"{RUNS}/{plan.run_id}/record.json"),
         "command": command,
+        "status": "running",
         "started": now(),
         "finished": None,
         "seed": experiment.seed,
         "experiment": experiment.model_dump(mode="json"),
         "versions": versions(),
         "hardware": hardware(),
-        "data": {
-            name: split_facts(split)
-            for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
-            if split is not None
-        },
+        "data": {name: split_facts(split) for name, split in splits.items() if split is not None},
+        "planned": {stage.name: stage.spec.folder for stage, _ in plan.stages},
         "stages": [],
     }
 

@@ -1,125 +1,176 @@
-"""`--smoke`: any experiment, made small enough for a laptop and a minute, through the same path.
+"""`--smoke`: any experiment on a laptop in a minute, through the same path.
 
 Data, epochs, batch and image size shrink; the zoo's own networks get narrower. What cannot be reached from a laptop is
 replaced and said so: data by scikit-learn's handwritten digits with the experiment's number of classes, a teacher's
-weights by one epoch of training.
+weights by a short training.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from kdray.data.augment import output_size
 from kdray.data.digits import digit_samples
-from kdray.data.sources import is_present
+from kdray.data.sources import builtin_facts, is_present
 from kdray.data.writer import write_shards
-from kdray.errors import InputError
+from kdray.errors import ModelError
 from kdray.experiment import Data, Experiment, ModelSpec, Train, experiment_from_dict
+from kdray.models.foreign import is_foreign
 from kdray.models.registry import find
 from kdray.models.weights import is_published
+from kdray.models.zoo import describe
 from kdray.store import Store, exists_uri
 
-IMAGES, BATCH, EPOCHS, LARGE = 256, 32, 2, 64
-WIDTH = 0.5
+IMAGES, BATCH, EPOCHS, WIDTH = 128, 32, 2, 0.5
+SIZES = (32, 64, 128)  # images are as small as the networks bear
+UNKNOWN_CLASSES = 10
 
 
-def smoke(experiment: Experiment) -> tuple[Experiment, list[str]]:
-    """Return the small version of `experiment`, and one line for everything that was replaced."""
+@dataclass(frozen=True)
+class StandIn:
+    """Handwritten digits in the place of data that is not here: shards in `folder`, told apart into `classes`."""
+
+    folder: str
+    classes: int
+
+    def lay(self, experiment: Experiment, scratch: str | None = None) -> Experiment:
+        """Write the shards where they are not yet, and return `experiment` with their place.
+
+        That is `folder`, or inside of `scratch` for a dry run.
+        """
+        home = Store(self.folder if scratch is None else os.path.join(scratch, "stand-in"))
+        for split in ("train", "test"):
+            if not home.exists(f"{split}/manifest.json"):
+                names = [f"class {number}" for number in range(self.classes)]
+                samples = digit_samples(split, classes=self.classes)
+                write_shards(samples, home.path_uri(split), class_names=names, split=split)
+        places = {split: home.path_uri(split) for split in ("train", "test")}
+        return experiment.model_copy(update={"data": experiment.data.model_copy(update=places)})
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """The small version of an experiment, a line for everything that was replaced, and the data to lay first."""
+
+    experiment: Experiment
+    notes: list[str]
+    stand_in: StandIn | None
+
+
+def smoke(experiment: Experiment) -> Smoke:
+    """Make the small version of `experiment`; nothing is written."""
     notes: list[str] = []
     plain = experiment.model_dump(mode="json", exclude_unset=True)
     storage = "runs" if "://" in experiment.storage else experiment.storage
     plain["storage"] = os.path.join(storage, "smoke")
-    plain["train"] = _small_train(experiment.train, experiment.cluster.workers)
-    cluster = plain.setdefault("cluster", {})
-    cluster["workers"] = min(1, experiment.cluster.workers)
-    for key in ("cpus_per_worker", "data_cpus", "address"):
-        cluster.pop(key, None)
-    if experiment.cluster.gpus_per_worker and not torch.cuda.is_available():
-        cluster["gpus_per_worker"] = 0
-        if cluster.get("device") == "cuda":
-            cluster["device"] = "auto"
-    _small_data(experiment, plain, notes)
+    plain["train"] = _small_train(experiment.train)
+    plain["cluster"] = _small_cluster(experiment, plain.get("cluster", {}))
+    stand_in = _small_data(experiment, plain, notes)
     for role in ("teacher", "student"):
         spec = getattr(experiment, role)
         if spec is not None:
-            _small_model(spec, plain[role], role, notes)
+            _small_model(spec, plain[role], role, notes, stand_in is None or experiment.data.classes is not None)
     if experiment.teacher is not None:
         plain["teacher"].pop("min_accuracy", None)
         if experiment.teacher.train is not None:
-            plain["teacher"]["train"] = _small_train(experiment.teacher.train, experiment.cluster.workers)
-    return experiment_from_dict(plain, where="--smoke"), notes
+            plain["teacher"]["train"] = _small_train(experiment.teacher.train)
+    _small_images(plain)
+    return Smoke(experiment_from_dict(plain, where="--smoke"), notes, stand_in)
 
 
-def _small_train(train: Train, workers: int) -> dict[str, Any]:
-    plain = train.model_dump(mode="json", exclude_unset=True)
-    parts = max(1, min(1, workers)) * train.accumulate
-    plain["batch"] = max(parts, min(BATCH, train.batch) // parts * parts)
-    plain["epochs"] = min(EPOCHS, train.epochs)
-    schedule = plain.get("schedule", {})
-    if schedule.get("type") == "multistep":
-        schedule["milestones"] = [1] if plain["epochs"] > 1 else []
-        if not schedule["milestones"]:
-            plain["schedule"] = {"type": "constant"}
-    if schedule.get("warmup_epochs"):
-        schedule["warmup_epochs"] = 0.5
-    plain["compile"] = False
-    plain["log_every"] = 5
+def _small_cluster(experiment: Experiment, plain: dict[str, Any]) -> dict[str, Any]:
+    plain = {key: value for key, value in plain.items() if key not in ("cpus_per_worker", "data_cpus", "address")}
+    plain["workers"] = min(1, experiment.cluster.workers)
+    if not torch.cuda.is_available():
+        plain.pop("gpus_per_worker", None)
+        plain.pop("device", None)
     return plain
 
 
-def _small_data(experiment: Experiment, plain: dict[str, Any], notes: list[str]) -> None:
-    data = plain["data"]
-    data["limit"] = min(IMAGES, experiment.data.limit or IMAGES)
-    data["test_limit"] = min(IMAGES, experiment.data.test_limit or IMAGES)
-    data["augment"] = [_small_transform(item) for item in data.get("augment", [])]
-    data["eval_transform"] = [_small_transform(item) for item in data.get("eval_transform", [])]
-    if _reachable(experiment.data):
-        return
-    classes = experiment.data.classes or {"cifar10": 10, "cifar100": 100}.get(experiment.data.source or "", 10)
-    if classes < 10:
-        classes = 10  # a stand-in has ten kinds of digits
-    where = Store(plain["storage"]).sub(f"stand-in-{classes}")
-    names = [f"class {number}" for number in range(classes)]
-    for split in ("train", "test"):
-        if not where.exists(f"{split}/manifest.json"):
-            write_shards(digit_samples(split), where.path_uri(split), class_names=names, split=split)
-    data |= {"train": where.path_uri("train"), "test": where.path_uri("test"), "classes": classes}
-    data.pop("source", None)
-    data.pop("columns", None)
-    notes.append(f"data: handwritten digits stand in for {experiment.data.source or experiment.data.train}")
+def _small_train(train: Train) -> dict[str, Any]:
+    plain = train.model_dump(mode="json", exclude_unset=True)
+    plain["batch"] = max(train.accumulate, min(BATCH, train.batch) // train.accumulate * train.accumulate)
+    plain["epochs"] = min(EPOCHS, train.epochs)
+    schedule = plain.get("schedule", {})
+    if schedule.get("type") == "multistep":
+        plain["schedule"] = schedule | {"milestones": [1]} if plain["epochs"] > 1 else {"type": "constant"}
+    if schedule.get("warmup_epochs"):
+        plain["schedule"]["warmup_epochs"] = 0.5
+    plain |= {"compile": False, "log_every": 2}
+    return plain
+
+
+def _small_data(experiment: Experiment, plain: dict[str, Any], notes: list[str]) -> StandIn | None:
+    given, data = experiment.data, plain["data"]
+    data["limit"] = min(IMAGES, given.limit or IMAGES)
+    data["test_limit"] = min(IMAGES, given.test_limit or IMAGES)
+    if _reachable(given):
+        return None
+    classes = given.classes or (builtin_facts(given.source).classes if given.source else UNKNOWN_CLASSES)
+    stand_in = StandIn(os.path.join(plain["storage"], f"digits-of-{classes}-classes"), classes)
+    places = {split: Store(stand_in.folder).path_uri(split) for split in ("train", "test")}
+    for key in ("source", "columns", "samples"):
+        data.pop(key, None)
+    data |= places | {"classes": classes}
+    notes.append(f"data: handwritten digits stand in for {given.source or given.train}")
+    return stand_in
 
 
 def _reachable(data: Data) -> bool:
     """Data of this machine only: a laptop's smoke run should not wait for a cluster's bucket."""
-    if data.source not in (None, "shards"):
+    if data.source is not None:
         return is_present(data)
-    if data.train is None or "://" in data.train:
-        return False
-    try:
-        folder = data.train if "*" not in data.train else os.path.dirname(data.train)
-        return os.path.exists(folder)
-    except InputError:
-        return False
+    uris = [uri for uri in (data.train, data.test) if uri]
+    return all("://" not in uri and os.path.exists(os.path.dirname(uri) if "*" in uri else uri) for uri in uris)
 
 
-def _small_transform(item: Any) -> Any:
-    if not isinstance(item, dict):
-        return item
-    (name, params), *_ = item.items()
-    params = dict(params or {})
-    if isinstance(params.get("size"), int) and params["size"] > LARGE:
-        params["size"] = round(params["size"] * LARGE / 224)
-    return {name: params}
-
-
-def _small_model(spec: ModelSpec, plain: dict[str, Any], role: str, notes: list[str]) -> None:
+def _small_model(spec: ModelSpec, plain: dict[str, Any], role: str, notes: list[str], known_classes: bool) -> None:
     if spec.weights is not None:
-        if not is_published(spec.model, spec.weights) and "://" not in spec.weights and exists_uri(spec.weights):
+        here = not is_published(spec.model, spec.weights) and "://" not in spec.weights and exists_uri(spec.weights)
+        if here and known_classes:
             return  # real weights fit the real width alone
         plain["weights"] = None
         notes.append(f"{role}: a random start stands in for the weights {spec.weights}")
     entry = find(spec.model)
     if entry is not None and "width" in entry.accepted and "width" not in spec.params:
         plain["params"] = {**plain.get("params", {}), "width": WIDTH}
+
+
+def _small_images(plain: dict[str, Any]) -> None:
+    """Scale the sizes in all transforms down to the smallest evaluation size that the networks still take."""
+    data = plain["data"]
+    whole = output_size(data.get("eval_transform", []), None)
+    for size in SIZES:
+        if whole is None or size >= whole:
+            return
+        small = {
+            key: [_scaled(item, size / whole) for item in data.get(key, [])] for key in ("augment", "eval_transform")
+        }
+        if all(_takes(plain[role], size) for role in ("teacher", "student") if plain.get(role)):
+            data |= small
+            return
+
+
+def _takes(model: dict[str, Any], size: int) -> bool:
+    spec = ModelSpec(**{key: value for key, value in model.items() if key in ModelSpec.model_fields})
+    if not is_foreign(spec.model):
+        return True
+    try:
+        describe(spec, UNKNOWN_CLASSES, size)
+    except ModelError:
+        return False  # if no size will do, the plan says what is wrong
+    return True
+
+
+def _scaled(item: Any, factor: float) -> Any:
+    if not isinstance(item, dict):
+        return item
+    ((name, params),) = item.items()
+    params = dict(params or {})
+    if isinstance(params.get("size"), int):
+        params["size"] = max(1, round(params["size"] * factor))
+    return {name: params}

@@ -1,25 +1,27 @@
 """The stages of an experiment, each named by the digest of all that makes its result.
 
-An artifact's folder is `artifacts/STAGE-DIGEST`, with `.2`, `.3`, ... for runs started over by `--fresh`. A stage that
-builds on another has that one's folder in its own digest, so that what follows from a fresh teacher is fresh too.
+A stage that builds on another has that one's folder in its own digest, so that what follows from a fresh teacher is
+fresh too.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kdray.data.dataset import Dataset
 from kdray.errors import ConfigError
-from kdray.experiment import Data, Experiment, ModelSpec, Part, Student, Teacher, Train, digest_of
+from kdray.experiment import Data, Experiment, ModelSpec, Student, Teacher, Train, digest_of
 from kdray.models.weights import is_published
 from kdray.objectives.registry import needs, normalise
+from kdray.pipeline.naming import named
+from kdray.pipeline.shelf import ARTIFACTS, Shelf
 from kdray.store import Store, read_uri
 from kdray.train.spec import NetSpec, StageSpec
 
 FORMAT = 1  # raise when the same experiment must give another result: every artifact is then made anew
-ARTIFACTS = "artifacts"
 EVALUATION_KEYS = ("eval_transform", "validation", "limit", "test_limit")
 WHERE_DATA_LIES = ("train", "test", "root", "source", "samples", "classes")
 
@@ -40,142 +42,163 @@ class Stage:
         return self.spec.name
 
 
-def plan_stages(experiment: Experiment, dataset: Dataset, fresh: bool = False) -> list[Stage]:
+@dataclass(frozen=True)
+class Draft:
+    """A stage before it has a folder. `weights` and `teacher_weights` are digests of given weights.
+
+    `teacher` is the network that teaches, without its weights' URI when an earlier stage trains it.
+    """
+
+    name: str
+    title: str
+    net: NetSpec
+    weights: str | None
+    objectives: dict[str, Any]
+    train: Train | None
+    teacher: NetSpec | None = None
+    teacher_weights: str | None = None
+
+
+def file_digest(uri: str) -> str:
+    """Sha256 of the bytes at `uri`."""
+    return hashlib.sha256(read_uri(uri)).hexdigest()
+
+
+def draft_stages(
+    experiment: Experiment, judged: bool, digest_weights: Callable[[str], str] = file_digest
+) -> list[Draft]:
     """Return the stages of `experiment` in the order in which they run.
 
+    `judged` says whether there is anything to evaluate a teacher on: one that brings its weights and cannot be judged
+    needs no stage.
+
     Raises:
-        ConfigError: objectives that do not parse, or a stage without anything to train on.
-        ModelError, StoreError: weights that are not there.
+        ConfigError: objectives that do not parse, or that need a teacher where there is none.
+        StoreError: weights that are not there.
     """
-    planner = _Planner(experiment, dataset, fresh)
-    stages: list[Stage] = []
-    taught: NetSpec | None = None
+    drafts: list[Draft] = []
+    taught: Draft | None = None
     if experiment.teacher is not None:
-        stage, taught = planner.teacher(experiment.teacher)
-        judged = dataset.test is not None or dataset.validation is not None
-        if stage.spec.train is not None or judged or experiment.student is None:
-            stages.append(stage)
+        taught = _teacher(experiment, experiment.teacher, digest_weights)
+        if taught.train is not None or judged or experiment.student is None:
+            drafts.append(taught)
     if experiment.student is not None:
+        net, weights = _given(experiment.student, "student", digest_weights)
         if experiment.student.alone:
-            stages.append(planner.student(experiment.student, None, {"ce": {}}, "student_alone", "student alone"))
+            alone = normalise({"ce": {}})
+            drafts.append(Draft("student_alone", "student alone", net, weights, alone, experiment.train))
         objectives = normalise(experiment.objectives)
-        if needs(objectives).teacher and taught is None:
-            name = next(n for n in objectives if needs({n: objectives[n]}).teacher)
-            fix = "Add teacher: {model: NAME, weights: URI}, or leave the objective out"
-            raise ConfigError("this objective needs a teacher", where=f"objectives.{name}", fix=fix)
-        title = "student distilled" if taught is not None else "student"
-        stages.append(planner.student(experiment.student, taught, objectives, "student", title))
-    return stages
+        draft = Draft("student", "student", net, weights, objectives, experiment.train)
+        if needs(objectives).teacher:
+            if taught is None:
+                name = next(n for n in objectives if needs({n: objectives[n]}).teacher)
+                fix = "Add teacher: {model: NAME, weights: URI}, or leave the objective out"
+                raise ConfigError("this objective needs a teacher", where=f"objectives.{name}", fix=fix)
+            draft = replace(draft, title="student distilled", teacher=taught.net, teacher_weights=taught.weights)
+        drafts.append(draft)
+    return drafts
 
 
-class _Planner:
-    def __init__(self, experiment: Experiment, dataset: Dataset, fresh: bool) -> None:
-        self.experiment = experiment
-        self.dataset = dataset
-        self.fresh = fresh
-        self.store = Store(experiment.storage)
+def _teacher(experiment: Experiment, teacher: Teacher, digest_weights: Callable[[str], str]) -> Draft:
+    net, weights = _given(teacher, "teacher", digest_weights)
+    if weights is not None:
+        return Draft("teacher", "teacher", net, weights, {}, None)
+    objectives = normalise(teacher.objectives, "teacher.objectives")
+    if needs(objectives, "teacher.objectives").teacher:
+        name = next(n for n in objectives if needs({n: objectives[n]}, "teacher.objectives").teacher)
+        fix = "Train it with ce, or give teacher.weights"
+        raise ConfigError("a teacher has no teacher itself", where=f"teacher.objectives.{name}", fix=fix)
+    return Draft("teacher", "teacher", net, None, objectives, teacher.train or experiment.train)
 
-    def teacher(self, teacher: Teacher) -> tuple[Stage, NetSpec]:
-        spec = ModelSpec(**{name: getattr(teacher, name) for name in ModelSpec.model_fields})
-        if teacher.weights is not None:
-            net, sha = self._given(spec, "teacher")
-            stage = self._stage("teacher", "teacher", net, sha, None, None, {}, None)
-            return stage, net
-        train = teacher.train or self.experiment.train
-        objectives = normalise(teacher.objectives, "teacher.objectives")
-        net = NetSpec(spec, None, "teacher")
-        stage = self._stage("teacher", "teacher", net, None, None, None, objectives, train)
-        weights = self.store.path_uri(f"{stage.spec.folder}/model.safetensors")
-        return stage, replace(net, weights=weights)
 
-    def student(
-        self, student: Student, taught: NetSpec | None, objectives: dict[str, Any], name: str, title: str
-    ) -> Stage:
-        spec = ModelSpec(**{field: getattr(student, field) for field in ModelSpec.model_fields})
-        net, sha = self._given(spec, "student")
-        source: dict[str, Any] | None = None
-        if taught is not None and needs(objectives).teacher:
-            inside = taught.weights is not None and taught.weights.startswith(self.store.path_uri(ARTIFACTS))
-            assert taught.weights is not None
-            folder = taught.weights.rpartition("/")[0].rpartition("/")[2]
-            source = {"artifact": folder} if inside else {"weights": self._given(taught.spec, "teacher")[1]}
-            source = source | {"model": taught.spec.canonical(results_only=True) | {"weights": None}}
-        else:
-            taught = None
-        return self._stage(name, title, net, sha, taught, source, objectives, self.experiment.train)
-
-    def _given(self, spec: ModelSpec, role: str) -> tuple[NetSpec, str | None]:
-        """A network with the weights that its spec names, and the digest of those weights."""
-        if spec.weights is None:
-            return NetSpec(spec, None, role), None
-        if is_published(spec.model, spec.weights):
-            return NetSpec(spec, spec.weights, role), spec.weights
+def _given(model: Teacher | Student, role: str, digest_weights: Callable[[str], str]) -> tuple[NetSpec, str | None]:
+    """The network of `role` with the weights that the experiment names, and the digest of those weights."""
+    spec = ModelSpec(**{field: getattr(model, field) for field in ModelSpec.model_fields})
+    if spec.weights is None:
+        return NetSpec(spec, None, role), None
+    if is_published(spec.model, spec.weights):
+        return NetSpec(spec, spec.weights, role), spec.weights
+    with named(f"{role}.weights"):
         uri = Store(spec.weights).uri
-        return NetSpec(spec, uri, role), hashlib.sha256(read_uri(uri)).hexdigest()
+        return NetSpec(spec, uri, role), digest_weights(uri)
 
-    def _stage(
-        self,
-        name: str,
-        title: str,
-        net: NetSpec,
-        weights_sha: str | None,
-        teacher: NetSpec | None,
-        teacher_source: dict[str, Any] | None,
-        objectives: dict[str, Any],
-        train: Train | None,
-    ) -> Stage:
-        experiment = self.experiment
-        data = _data_identity(experiment.data, training=train is not None)
-        identity: dict[str, Any] = {
-            "format": FORMAT,
-            "kind": "train" if train else "evaluate",
-            "model": net.spec.canonical(results_only=True) | {"weights": weights_sha},
-            "data": data | {"fingerprints": self.dataset.fingerprints(), "classes": self.dataset.num_classes},
-            "pixels": [list(self.dataset.mean), list(self.dataset.std)],
-            "teacher": teacher_source,
-            "objectives": objectives,
-            "evaluate": experiment.evaluate.canonical(results_only=True),
-            "train": train.canonical(results_only=True) if train else None,
-            "seed": experiment.seed if train else None,
-        }
+
+def place_stages(
+    experiment: Experiment,
+    dataset: Dataset,
+    drafts: list[Draft],
+    shelf: Shelf,
+    planned: Mapping[str, str],
+    fresh: bool = False,
+) -> list[Stage]:
+    """Give every draft its folder in the store; `planned` are the folders that this run has used so far, by stage."""
+    stages: list[Stage] = []
+    taught: str | None = None
+    for draft in drafts:
+        identity = identity_of(experiment, dataset, draft, taught)
         digest = digest_of(identity)
-        folder = self._folder(name, digest)
-        here = self.store.sub(folder)
-        done = here.exists("record.json")
-        checkpoints = [] if done else [n for n in here.list("checkpoints") if n.endswith(".pt")]
+        folder = shelf.folder(_stem(draft, digest), planned.get(draft.name), fresh)
+        if draft.name == "teacher":
+            taught = folder
+        teacher = draft.teacher
+        if teacher is not None and draft.teacher_weights is None:
+            teacher = replace(teacher, weights=shelf.store.path_uri(f"{taught}/model.safetensors"))
         spec = StageSpec(
-            name=name,
-            store=self.store.uri,
+            name=draft.name,
+            store=shelf.store.uri,
             folder=folder,
-            net=net,
+            net=draft.net,
             data=experiment.data,
-            dataset=self.dataset,
+            dataset=dataset,
             evaluate=experiment.evaluate,
             seed=experiment.seed,
             device=experiment.cluster.device,
             teacher=teacher,
-            objectives=objectives,
-            train=train,
-            identity={"digest": digest, "folder": folder, "model": net.spec.model, "made_of": identity},
+            objectives=draft.objectives,
+            train=draft.train,
+            identity={"digest": digest, "folder": folder, "model": draft.net.spec.model, "made_of": identity},
         )
-        return Stage(title, spec, digest, done, max(checkpoints) if checkpoints else None)
-
-    def _folder(self, name: str, digest: str) -> str:
-        """The newest generation of this artifact, or with `--fresh` the one after it."""
-        stem = f"{name}-{digest[:16]}"
-        there = [generation(entry, stem) for entry in self.store.list(ARTIFACTS)]
-        newest = max(there, default=0)
-        number = newest + 1 if self.fresh else max(newest, 1)
-        return f"{ARTIFACTS}/{stem}" + (f".{number}" if number > 1 else "")
+        done = shelf.done(folder)
+        stages.append(Stage(draft.title, spec, digest, done, None if done else shelf.checkpoint(folder)))
+    return stages
 
 
-def generation(entry: str, stem: str) -> int:
-    """1 for `stem` itself, n for `stem.n`, 0 for anything else."""
-    entry = entry.rstrip("/")
-    if entry == stem:
-        return 1
-    head, _, tail = entry.rpartition(".")
-    return int(tail) if head == stem and tail.isdecimal() else 0
+def run_digest(experiment: Experiment, dataset: Dataset, drafts: list[Draft]) -> str:
+    """Digest of a whole run: of its stages, whatever generation they are of. Names the run's folder."""
+    digests: dict[str, str] = {}
+    taught: str | None = None
+    for draft in drafts:
+        digest = digest_of(identity_of(experiment, dataset, draft, taught))
+        digests[draft.name] = digest
+        if draft.name == "teacher":
+            taught = f"{ARTIFACTS}/{_stem(draft, digest)}"
+    return digest_of(digests)
+
+
+def identity_of(experiment: Experiment, dataset: Dataset, draft: Draft, taught: str | None) -> dict[str, Any]:
+    """All that makes the result of `draft`; `taught` is the folder of the teacher that an earlier stage trained."""
+    source: dict[str, Any] | None = None
+    if draft.teacher is not None:
+        given = draft.teacher_weights
+        source = {"weights": given} if given is not None else {"artifact": str(taught).rpartition("/")[2]}
+        source = source | {"model": draft.teacher.spec.canonical(results_only=True) | {"weights": None}}
+    data = _data_identity(experiment.data, training=draft.train is not None)
+    return {
+        "format": FORMAT,
+        "kind": "train" if draft.train else "evaluate",
+        "model": draft.net.spec.canonical(results_only=True) | {"weights": draft.weights},
+        "data": data | {"fingerprints": dataset.fingerprints(), "classes": dataset.num_classes},
+        "pixels": [list(dataset.mean), list(dataset.std)],
+        "teacher": source,
+        "objectives": draft.objectives,
+        "evaluate": experiment.evaluate.canonical(results_only=True),
+        "train": draft.train.canonical(results_only=True) if draft.train else None,
+        "seed": experiment.seed if draft.train else None,
+    }
+
+
+def _stem(draft: Draft, digest: str) -> str:
+    return f"{draft.name}-{digest[:16]}"
 
 
 def _data_identity(data: Data, training: bool) -> dict[str, Any]:
@@ -184,17 +207,3 @@ def _data_identity(data: Data, training: bool) -> dict[str, Any]:
     if not training:
         plain = {key: value for key, value in plain.items() if key in EVALUATION_KEYS}
     return plain
-
-
-def run_digest(experiment: Experiment) -> str:
-    """Digest of a whole experiment, its objectives in plain form; names the run's folder."""
-    parts: dict[str, Any] = {field: getattr(experiment, field) for field in type(experiment).model_fields}
-    for field in ("name", "storage", "cluster"):
-        parts.pop(field)
-    parts["objectives"] = normalise(experiment.objectives) if experiment.objectives else {}
-    if experiment.teacher is not None:
-        parts["teacher"] = experiment.teacher.canonical(results_only=True) | {
-            "objectives": normalise(experiment.teacher.objectives, "teacher.objectives")
-        }
-    parts["alone"] = experiment.student.alone if experiment.student else False
-    return digest_of({key: value for key, value in parts.items() if value is not None or isinstance(value, Part)})

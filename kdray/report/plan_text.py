@@ -5,8 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from kdray.pipeline.estimate import Estimate, readable_bytes, readable_count
-from kdray.pipeline.execute import Plan
+from kdray.pipeline.plan import Plan
 from kdray.pipeline.stages import Stage
+
+UNKNOWN = "digest not known: it needs what could not be reached"
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -19,32 +21,45 @@ def plan_lines(plan: Plan) -> list[str]:
     """The plan as lines of text."""
     experiment, dataset = plan.experiment, plan.dataset
     counts = [
-        f"{name} {len(split)}"
+        f"{name} {len(split) if split.manifest.num_samples else '?'}"
         for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
         if split is not None
     ]
     lines = [
-        f"{experiment.name}  digest {plan.digest[:16]}  seed {experiment.seed}",
+        f"{experiment.name}  seed {experiment.seed}  " + (f"run {plan.run_id}" if plan.exact else UNKNOWN),
         f"data: {', '.join(counts)} images, {dataset.num_classes} classes, {dataset.image_size} px, "
         f"{'streamed' if plan.stream else 'resident'}",
         f"      mean {_triple(dataset.mean)}  std {_triple(dataset.std)}",
         f"storage: {experiment.storage}",
+        f"cluster: {_cluster(plan)}",
     ]
-    cluster = experiment.cluster
-    workers = f"{cluster.workers} Ray worker{'s' if cluster.workers != 1 else ''}" if cluster.workers else "no Ray"
-    gpus = "a GPU each if there are" if cluster.gpus_per_worker is None else f"{cluster.gpus_per_worker:g} GPU each"
-    lines.append(f"cluster: {workers}, {gpus}")
     for stage, sizes in plan.stages:
-        lines += stage_lines(stage, sizes)
+        lines += stage_lines(stage, sizes, plan.exact)
     lines += [f"NOT CHECKED  {text}" for text in plan.not_checked]
     return lines
 
 
-def stage_lines(stage: Stage, sizes: Estimate) -> list[str]:
-    """One stage: what it is, whether it is done, what it takes."""
+def _cluster(plan: Plan) -> str:
+    cluster = plan.experiment.cluster
+    if not cluster.workers:
+        return "one process, without Ray"
+    text = f"{cluster.workers} Ray worker{'s' if cluster.workers != 1 else ''}, "
+    if plan.shares is not None:
+        text += f"{plan.shares.worker_cpus:g} CPU each"
+        text += f" and {plan.shares.data_cpus:g} for the data of each, " if plan.stream else ", "
+    gpus = cluster.gpus_per_worker
+    return text + ("a GPU each if there are" if gpus is None else f"{gpus:g} GPU each")
+
+
+def stage_lines(stage: Stage, sizes: Estimate, exact: bool = True) -> list[str]:
+    """One stage: what it is, whether it is done, what it takes; without `exact` its digest is not that of a run."""
     spec = stage.spec
     state = "done" if stage.done else f"goes on from {stage.checkpoint}" if stage.checkpoint else "to do"
-    lines = [f"stage {stage.title}: {spec.net.spec.model}  [{state}]", f"  artifact {spec.folder}"]
+    if not exact:
+        state, artifact = "state not known", UNKNOWN
+    else:
+        artifact = spec.folder
+    lines = [f"stage {stage.title}: {spec.net.spec.model}  [{state}]", f"  artifact {artifact}"]
     info = sizes.student
     lines.append(
         f"  {readable_count(info.parameters)} parameters, {readable_count(info.flops)} FLOPs per image forward"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -15,7 +19,7 @@ LINE_EVERY_S = 30.0
 
 
 class ProgressView:
-    """Shows the events of a training loop; a context manager that also catches Ctrl-C and SIGTERM while it is open.
+    """Shows the events of a training loop and kdray's warnings; also catches Ctrl-C and SIGTERM while it is open.
 
     The first signal asks the run to save its state and end; the second one ends the command at once.
     """
@@ -29,14 +33,18 @@ class ProgressView:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._previous: dict[int, Any] = {}
+        self._warnings = _Warnings(self)
 
     def __enter__(self) -> ProgressView:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._on_signal)
+        if threading.current_thread() is threading.main_thread():  # signals come to no other
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._on_signal)
+        logging.getLogger("kdray").addHandler(self._warnings)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close_bar()
+        logging.getLogger("kdray").removeHandler(self._warnings)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -55,7 +63,7 @@ class ProgressView:
         """A new stage begins."""
         self._close_bar()
         self.title = title
-        self.console.print(title, style="bold", markup=False, highlight=False)
+        self.console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
         """Show one event of the loop."""
@@ -112,3 +120,31 @@ class ProgressView:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Make SIGTERM end what is in the block as Ctrl-C does; schedulers send it where a person presses keys."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Warnings(logging.Handler):
+    """Shows kdray's warnings of this process as the ones that come from workers; the rest of logging stays as it is."""
+
+    def __init__(self, view: ProgressView) -> None:
+        super().__init__(logging.WARNING)
+        self.view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.view.event("warning", {"text": record.getMessage()})

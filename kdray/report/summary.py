@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 COLUMNS = (
@@ -50,34 +51,44 @@ def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
 
 def print_summary(record: dict[str, Any], console: Console) -> None:
     """Print the table of a finished run, what needs saying about it, and where its artifacts lie."""
-    table = Table(title=f"{record['name']} (seed {record['seed']})", title_justify="left")
+    table = Table(title=escape(f"{record['name']} (seed {record['seed']})"), title_justify="left")
     for number, column in enumerate(COLUMNS):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
     for row in summary_rows(record):
-        table.add_row(*row.values())
+        table.add_row(*map(escape, row.values()))
     console.print(table)
     for line in remarks(record):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def remarks(record: dict[str, Any]) -> list[str]:
-    """What the table cannot say: skipped and dropped images, diverse folders."""
+    """What the table cannot say: skipped and dropped images, interruptions, and where everything lies."""
     lines = []
     for stage in record["stages"]:
-        if stage.get("bad_images"):
-            lines.append(f"{stage['title']}: {int(stage['bad_images'])} images did not decode and were replaced")
-        if stage.get("dropped_per_epoch"):
-            lines.append(
-                f"{stage['title']}: {int(stage['dropped_per_epoch'])} images of each epoch dropped (last partial batch)"
-            )
-        bad = (stage.get("test") or {}).get("bad_images")
-        if bad:
-            lines.append(f"{stage['title']}: {int(bad)} test images did not decode and are not counted")
+        lines += [f"{stage['title']}: {text}" for text in _stage_remarks(stage)]
     if "validation" not in record["data"]:
         lines.append("no validation split (data.validation: 0), so no best-on-validation weights")
     for stage in record["stages"]:
         lines.append(f"{stage['title']}: {stage['artifact']}")
-    lines.append(f"record: {record.get('uri', record['run_id'])}  ({_duration(record.get('wall_s') or 0)})")
+    lines.append(f"record: {record['uri']}  ({_duration(record.get('wall_s') or 0)})")
+    return lines
+
+
+def _stage_remarks(stage: dict[str, Any]) -> list[str]:
+    lines = []
+    if stage.get("bad_images"):
+        lines.append(f"{int(stage['bad_images'])} training images did not decode and were replaced by others")
+    history = stage.get("history") or [{}]
+    validation = (stage.get("validation") or {}).get("bad_images") or history[-1].get("val/bad_images")
+    for split, bad in (("validation", validation), ("test", (stage.get("test") or {}).get("bad_images"))):
+        if bad:
+            lines.append(f"{int(bad)} {split} images did not decode and are not counted")
+    if stage.get("dropped_per_epoch"):
+        lines.append(f"{int(stage['dropped_per_epoch'])} images of each epoch dropped (last partial batch)")
+    if stage.get("resumed_from"):
+        lines.append(
+            f"went on from step {stage['resumed_from']} of an interrupted process, whose time is in its wall time"
+        )
     return lines
 
 

@@ -34,6 +34,12 @@ def share_cpus(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
     data = wanted_data if stream else 0.0
     worker = cluster.cpus_per_worker
     if worker is None:
+        if workers > total_cpus:
+            raise ClusterError(
+                f"{workers} workers on {total_cpus:g} CPUs would wait for each other",
+                where="cluster.workers",
+                fix="Lower it, or say that it is meant: cluster.cpus_per_worker: 0.5",
+            )
         worker = (total_cpus - data) / workers
         worker = float(int(worker)) if worker >= 1 else round(worker, 2)
     if worker <= 0 or workers * worker + data > total_cpus + 1e-6:

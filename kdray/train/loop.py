@@ -51,6 +51,7 @@ class Loop:
         self.epoch, self.batch = 0, 0
         self.resumed_from = 0
         self.first_step_at: float | None = None  # time of day, for measuring start-up from outside
+        self.began, self.earlier_s = time.monotonic(), 0.0  # earlier_s: of the processes that this one goes on from
         self.clock = Stopwatch()
         self.saved_at = time.monotonic()
         self.wrapped: nn.Module = job.trainable
@@ -76,6 +77,7 @@ class Loop:
             "divergence": self.divergence.start,
             "history": self.history,
             "best": self.best,
+            "wall_s": self.earlier_s + time.monotonic() - self.began,
             "bad_rows": sorted(self.bad_rows | self.job.feed.bad_rows),
         }
 
@@ -101,6 +103,7 @@ class Loop:
         self.meter.load_state_dict(state["meter"])
         self.divergence.start = state["divergence"]
         self.history, self.best = state["history"], state["best"]
+        self.earlier_s = state.get("wall_s", 0.0)
         self.bad_rows = frozenset(state["bad_rows"])
         self.resumed_from = self.step
 
@@ -164,6 +167,7 @@ class Loop:
             extra={
                 "bad_images": len(self._all_bad_rows()),
                 "dropped_per_epoch": job.feed.dropped,
+                "earlier_s": self.earlier_s,
                 "first_step_at": self.first_step_at or 0.0,
             },
         )

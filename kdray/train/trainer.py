@@ -168,7 +168,7 @@ def _train_function(config: dict[str, Any]) -> dict[str, Any]:
 
         return worker.StageWorker(ray.get(config["stage"]), listener, rank, world).run()
     except Interrupted as error:
-        return {"interrupted": str(error)}
+        return {"interrupted": error.problem}
     except KdrayError:
         raise
     except Exception as error:

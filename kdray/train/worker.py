@@ -56,7 +56,7 @@ class StageWorker:
         self.precision: Precision = resolve_precision(name, self.device)
         self.test_precision = resolve_precision(stage.evaluate.precision, self.device)
         self.image_size = stage.dataset.image_size
-        self._eval_feeds: dict[tuple[str, int], EvalFeed] = {}
+        self._eval_feeds: dict[str, EvalFeed] = {}
 
     def run(self) -> dict[str, Any]:
         """Train or evaluate, write the artifact (rank 0), return its record."""
@@ -79,7 +79,8 @@ class StageWorker:
             record["validation"] = self._evaluate(net, self.stage.dataset.validation, self.precision)
         else:
             record |= self._train(net)
-        record["wall_s"] = time.time() - started
+        # With what interrupted processes took until the checkpoint that this one goes on from.
+        record["wall_s"] = time.time() - started + record.get("earlier_s", 0.0)
         if self.rank == 0:
             self.store.write_json("record.json", record)  # last: its presence is what makes the artifact whole
             Checkpoints(self.store, keep=1).clear()  # and only then are they of no use
@@ -115,14 +116,15 @@ class StageWorker:
     def _evaluate(self, net: Net, split: Split | None, precision: Precision) -> dict[str, float] | None:
         if split is None or not len(split):
             return None
-        key = (split.manifest.uri, len(split))
+        key = "test" if split is self.stage.dataset.test else "validation"
         if key not in self._eval_feeds:  # kept: resident images are decoded once for all epochs
             self._eval_feeds[key] = eval_feed(
                 self.stage.data, split.manifest, split.rows, batch=self.stage.evaluate.batch, **self._feed_options()
             )
         feed = self._eval_feeds[key]
         pixels = self._pixels(self.stage.net)
-        return evaluate(net, feed, lambda images: pixels.prepare(images, precision), precision, self.device)
+        limit = self.stage.data.max_bad_fraction
+        return evaluate(net, feed, lambda images: pixels.prepare(images, precision), precision, self.device, limit)
 
     def _train(self, net: Net) -> dict[str, Any]:
         stage, train, dataset = self.stage, self.stage.train, self.stage.dataset

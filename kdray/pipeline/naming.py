@@ -1,0 +1,55 @@
+"""Which key of the experiment an error is about, where the room that found it could not know.
+
+A model does not know whether it is teacher or student. `where` of an error begins with the key's path, and what follows
+a space is the place itself: "student.stages (torchvision/resnet18)", "teacher.weights s3://bucket/resnet56.safetensors".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kdray.errors import InputError, ModelError, StoreError
+from kdray.experiment import Experiment
+
+_MODEL = re.compile(r"model (?P<name>\S+?)(?:, (?P<key>.+))?")
+
+
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Put `key` before the place that a storage error in the block names."""
+    try:
+        yield
+    except StoreError as error:
+        raise _moved(error, f"{key} {error.where}" if error.where else key) from error
+
+
+@contextmanager
+def named_model(role: str) -> Iterator[None]:
+    """Say that a model's error in the block is about the `teacher` or the `student`."""
+    try:
+        yield
+    except ModelError as error:
+        raise _moved(error, _of_model(role, error.where or "model")) from error
+    except StoreError as error:
+        raise _moved(error, f"{role}.weights {error.where or ''}".rstrip()) from error
+
+
+def _of_model(role: str, where: str) -> str:
+    match = _MODEL.fullmatch(where)
+    if match is None:
+        return f"{role}.{where}" if where.isidentifier() else f"{role}.model ({where})"
+    key = match["key"] if match["key"] and match["key"].isidentifier() else "model"
+    return f"{role}.{key} ({match['name']})"
+
+
+def key_of(where: str | None) -> str | None:
+    """The key path of the experiment that `where` begins with; None when it begins with something else."""
+    head = (where or "").partition(" ")[0]
+    top = head.partition(".")[0]
+    return head if top in Experiment.model_fields and "/" not in head else None
+
+
+def _moved(error: InputError, where: str) -> InputError:
+    return type(error)(error.problem, where=where, fix=error.fix)
