@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from kdray.data.feed import Batch
+from kdray.data.batch import Batch
 from kdray.experiment import Checkpointing, ModelSpec, Optimizer, Train
 from kdray.models.zoo import build
 from kdray.objectives import ObjectiveSet, Setup

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
+from kdray.data.batch import Batch
 from kdray.data.chunks import Chunk, Recipe, nothing_decodes, sizes_differ
-from kdray.data.feed import Batch
 
 
 def batches(chunks: Iterable[Chunk], size: int, recipe: Recipe, pin: bool = False) -> Iterator[Chunk]:

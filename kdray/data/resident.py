@@ -14,10 +14,10 @@ import torch
 
 from kdray.data.augment import build_augment, build_transform
 from kdray.data.bad import BadImages
+from kdray.data.batch import Batch
 from kdray.data.batching import batches, to_batch
 from kdray.data.chunks import Chunk, Recipe, build_chunk, nothing_decodes
 from kdray.data.decode import BadImage, decode_many
-from kdray.data.feed import Batch
 from kdray.data.gather import GatherPlan, PixelStore, pixel_store
 from kdray.data.manifest import Manifest
 from kdray.data.order import epoch_order

@@ -13,9 +13,9 @@ import torch
 
 from kdray.data.augment import build_augment, build_transform
 from kdray.data.bad import BadImages
+from kdray.data.batch import Batch
 from kdray.data.batching import batches, fill_bad, to_batch
 from kdray.data.chunks import Chunk, Recipe
-from kdray.data.feed import Batch
 from kdray.data.manifest import Manifest
 from kdray.data.order import epoch_order
 from kdray.data.threads import prefetch, thread_chunks

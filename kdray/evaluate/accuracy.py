@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from kdray.data.feed import Batch, EvalFeed
+from kdray.data.batch import Batch, EvalFeed
 from kdray.errors import DataError, TrainingError
 from kdray.models.outputs import Net
 from kdray.train.precision import Precision

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from kdray.data.feed import TrainFeed
+from kdray.data.batch import TrainFeed
 from kdray.experiment import Train
 from kdray.models.outputs import Net
 from kdray.train.checkpoint import Checkpoints

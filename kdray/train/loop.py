@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdray.data.feed import Batch
+from kdray.data.batch import Batch
 from kdray.errors import Interrupted, TrainingError
 from kdray.objectives.contract import StepInfo, Targets
 from kdray.train.checkpoint import snapshot

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from kdray.data.feed import Batch, normalise
+from kdray.data.batch import Batch, normalise
 from kdray.models.outputs import Net, Outputs
 from kdray.objectives import ObjectiveSet, StepInfo, Targets
 from kdray.train.precision import Precision

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdray.data.batch import EvalFeed
 from kdray.data.dataset import Split
-from kdray.data.feed import EvalFeed, eval_feed, train_feed
+from kdray.data.feed import eval_feed, train_feed
 from kdray.errors import ConfigError, DataError
 from kdray.evaluate.accuracy import evaluate
 from kdray.models.export import export_bytes

@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from kdray.data.batch import Batch
 from kdray.data.decode import encode_png
-from kdray.data.feed import Batch
 from kdray.data.manifest import Manifest
 from kdray.data.writer import Sample, write_shards
 from kdray.experiment import Data

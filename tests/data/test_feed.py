@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from kdray.data.augment import build_augment
+from kdray.data.batch import normalise
 from kdray.data.decode import decode
-from kdray.data.feed import eval_feed, normalise, train_feed, will_stream
+from kdray.data.feed import eval_feed, train_feed, will_stream
 from kdray.data.manifest import Manifest
 from kdray.data.reader import read_rows
 from kdray.errors import ConfigError, DataError, KdrayError

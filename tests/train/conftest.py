@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdray.data.feed import Batch
+from kdray.data.batch import Batch
 from kdray.experiment import Checkpointing, ModelSpec, Optimizer, Train
 from kdray.models.zoo import build
 from kdray.objectives import ObjectiveSet, Setup
