@@ -94,7 +94,11 @@ def command(options: argparse.Namespace, arguments: list[str], console: Console)
 
 def run(experiment: Experiment, options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     """Plan and, unless it is a dry run, run `experiment`."""
-    from kdray.pipeline.execute import connect_in_background, run_plan
+    from kdray.train.cluster import connect_in_background
+
+    # Before anything that imports torch: Ray starts meanwhile.
+    connected = None if options.dry_run or options.smoke else connect_in_background(experiment.cluster)
+    from kdray.pipeline.execute import run_plan
     from kdray.pipeline.plan import make_plan
     from kdray.pipeline.smoke import smoke
     from kdray.report.plan_text import print_plan
@@ -115,7 +119,7 @@ def run(experiment: Experiment, options: argparse.Namespace, arguments: list[str
         if options.dry_run:
             print_plan(make_plan(experiment, dry=True, **settings), console)
             return 0
-        connected = connect_in_background(experiment)
+        connected = connected or connect_in_background(experiment.cluster)
         plan = make_plan(experiment, **settings)
         print_plan(plan, console)
         with ProgressView(console) as view:
@@ -125,9 +129,7 @@ def run(experiment: Experiment, options: argparse.Namespace, arguments: list[str
                 plan,
                 view,
                 command=["kdray", *arguments],
-                on_stage=lambda stage: view.stage(
-                    f"{stage.title}: {'reused' if stage.done else stage.spec.net.spec.model}"
-                ),
+                on_stage=lambda s: view.stage(f"{s.title}: {'reused' if s.done else s.spec.net.spec.model}"),
             )
     print_summary(record, console)
     return 0

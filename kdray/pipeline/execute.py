@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from kdray.pipeline.record import now, start_record, write_record
 from kdray.pipeline.shelf import RUNS
 from kdray.pipeline.stages import Stage
 from kdray.store import Store
-from kdray.train.environment import cluster_address, prepare_environment
 from kdray.train.job import Listener
 
 
@@ -103,36 +101,6 @@ def _run_stages(
         )
         write_record(store, record)
         _check_floor(plan.experiment, result)
-
-
-def connect_in_background(experiment: Experiment) -> Callable[[], None]:
-    """Start Ray beside the checks, which need none of it; the returned function waits for it and raises its error."""
-    if experiment.cluster.workers == 0:
-        return lambda: None
-    prepare_environment(local=cluster_address(experiment.cluster) is None)
-    failure: list[BaseException] = []
-    connected = threading.Event()
-
-    def work() -> None:
-        from kdray.train.cluster import connect
-
-        try:
-            connect(experiment.cluster)
-        except BaseException as error:  # re-raised where the cluster is needed
-            failure.append(error)
-        connected.set()
-        # Ray's servers end with the thread that started them (Linux ties a child's death signal to it), not with the
-        # process: this one must stay.
-        threading.Event().wait()
-
-    threading.Thread(target=work, name="ray-connect", daemon=True).start()
-
-    def wait() -> None:
-        connected.wait()
-        if failure:
-            raise failure[0]
-
-    return wait
 
 
 def _run_stage(plan: Plan, stage: Stage, listener: Listener) -> dict[str, Any]:

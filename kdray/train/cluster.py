@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from kdray.errors import ClusterError
 from kdray.experiment import Cluster
-from kdray.train.environment import cluster_address, prepare_environment
+from kdray.train.environment import cluster_address, prepare_environment, storage_environment
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +75,38 @@ def shares_here(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
         return Shares(cluster.cpus_per_worker or 1.0, (cluster.data_cpus or float(cluster.workers)) / cluster.workers)
 
 
+def connect_in_background(cluster: Cluster) -> Callable[[], None]:
+    """Start or join Ray beside the checks, which need none of it; the returned function waits for it and raises its
+    error. Torch takes as long to import as Ray to start: call this first.
+    """
+    if cluster.workers == 0:
+        return lambda: None
+    prepare_environment(local=cluster_address(cluster) is None)
+    failure: list[BaseException] = []
+    connected = threading.Event()
+
+    def work() -> None:
+        try:
+            connect(cluster)
+        except BaseException as error:  # raised again where the cluster is needed
+            failure.append(error)
+        connected.set()
+        with suppress(Exception):  # whoever needs it imports it again, and sees what is wrong
+            importlib.import_module("kdray.train.trainer")  # Ray Train and torch, before they are needed
+        # Ray's servers end with the thread that started them (Linux ties a child's death signal to it), not with the
+        # process: this one must stay.
+        threading.Event().wait()
+
+    threading.Thread(target=work, name="ray-connect", daemon=True).start()
+
+    def wait() -> None:
+        connected.wait()
+        if failure:
+            raise failure[0]
+
+    return wait
+
+
 def connect(cluster: Cluster) -> None:
     """Join the cluster of `cluster.address` or RAY_ADDRESS (set inside a Ray job), else start one on this machine.
 
@@ -85,12 +121,15 @@ def connect(cluster: Cluster) -> None:
 
     if ray.is_initialized():
         return
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address:
+        # For all of the job: a worker's own environment would not reach the controller, nor the tasks of Ray Data.
+        reach = storage_environment()
+        options |= {"address": address, **({"runtime_env": {"env_vars": reach}} if reach else {})}
+    else:
+        options |= {"_node_ip_address": "127.0.0.1", "dashboard_host": "127.0.0.1"}
     try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(_node_ip_address="127.0.0.1", dashboard_host="127.0.0.1", **quiet)
+        ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ClusterError(

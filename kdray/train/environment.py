@@ -11,15 +11,33 @@ DEFAULTS = {
     # Always stated: left alone, Ray turns it on in a process that starts a cluster and off in those that join one.
     "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how soon fit() returns; 2 s by default
+    # After 60 s Ray gives a group of workers up and starts anew, for ever: a node may take longer to boot.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # each print() would appear twice
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train tab is empty without it
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a user's own code keep their meaning
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that asked for no GPU sees none
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-# Despite its name it means "may this node be joined from others?" on every system; 0 binds all servers to loopback.
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+LOCAL = {
+    # Despite its name: may this node be joined from others? On every system; 0 binds all servers to loopback.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that waits for a notice which never comes to a laptop
+}
+JOINED = {
+    # The dashboard's Train tab is empty without it. It takes a process, so not where nobody has time to look.
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+}
+# How to reach S3. Ray hands on none of it.
+STORAGE_SETTINGS = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+)
+STORAGE_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def cluster_address(cluster: Cluster) -> str | None:
@@ -29,5 +47,15 @@ def cluster_address(cluster: Cluster) -> str | None:
 
 def prepare_environment(local: bool) -> None:
     """Set what is not set; with `local`, also keep the cluster that this process starts off the network."""
-    for key, value in (DEFAULTS | (LOOPBACK if local else {})).items():
+    for key, value in (DEFAULTS | (LOCAL if local else JOINED)).items():
         os.environ.setdefault(key, value)
+
+
+def storage_environment() -> dict[str, str]:
+    """What the processes of a cluster that is joined from outside must know to reach the same S3 as this one.
+
+    Inside a Ray job this is empty: there the job's own `env_vars` and the nodes' roles say it.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    return {name: os.environ[name] for name in (*STORAGE_SETTINGS, *STORAGE_CREDENTIALS) if name in os.environ}

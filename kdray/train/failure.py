@@ -5,7 +5,8 @@ Ray wraps what happened several times over, and one lost worker makes all others
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import traceback
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -21,9 +22,9 @@ class WorkerFailure(Exception):
     `follows` tells that it only follows from another worker's end: a collective operation lost its peer.
     """
 
-    def __init__(self, text: str, rank: int, follows: bool) -> None:
-        super().__init__(text, rank, follows)
-        self.text, self.rank, self.follows = text, rank, follows
+    def __init__(self, text: str, rank: int, follows: bool, trace: str) -> None:
+        super().__init__(text, rank, follows, trace)
+        self.text, self.rank, self.follows, self.trace = text, rank, follows, trace
 
     def __str__(self) -> str:
         return self.text
@@ -36,7 +37,8 @@ class WorkerFailure(Exception):
         text = first_line(error)
         notes = getattr(error, "__notes__", [])  # the loop notes the step
         lost = isinstance(error, dist.DistError) or any(name in text.lower() for name in ("gloo", "nccl"))
-        return cls(" ".join([text, *(f"({note})" for note in notes)]), rank, follows=lost)
+        text = " ".join([text, *(f"({note})" for note in notes)])
+        return cls(text, rank, follows=lost, trace="".join(traceback.format_exception(error)))
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Reason:
     text: str
     raised: KdrayError | None = None
     by_code: bool = False
+    trace: str = field(default="", compare=False)
 
 
 def reason_of(error: BaseException) -> Reason:
@@ -58,7 +61,7 @@ def reason_of(error: BaseException) -> Reason:
     if isinstance(reason, KdrayError):
         return Reason(str(reason), raised=reason)
     if isinstance(reason, WorkerFailure):
-        return Reason(f"{reason} in worker {reason.rank}", by_code=not reason.follows)
+        return Reason(f"{reason} in worker {reason.rank}", by_code=not reason.follows, trace=reason.trace)
     if isinstance(reason, ray.exceptions.RayActorError) and failures:
         return Reason(f"worker {rank} died: {_manner(reason)}")
     return Reason(first_line(reason))

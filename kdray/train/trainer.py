@@ -25,14 +25,6 @@ from kdray.train.spec import StageSpec
 log = logging.getLogger(__name__)
 DRAIN_S = 0.2
 FIRST_WORD_S, NEXT_WORD_S = 60.0, 300.0
-STORAGE_SETTINGS = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_REQUEST_CHECKSUM_CALCULATION",
-    "AWS_RESPONSE_CHECKSUM_VALIDATION",
-)
 
 
 def run_on_ray(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Listener) -> dict[str, Any]:
@@ -63,7 +55,7 @@ def run_on_ray(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Lis
             )
             raise KdrayError(
                 f"stage {stage.name} failed {times}{reason.text}",
-                fix=f"Tracebacks are in {_log_folder()}; the same command goes on from the last checkpoint",
+                fix=f"{_where_to_look(stage, reason)}; the same command goes on from the last checkpoint",
             )
         before = reason
         listener.event("warning", {"text": f"{reason.text}; going on from the last checkpoint"})
@@ -91,7 +83,6 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
             name=f"{stage.name}-{os.getpid()}-{time.time_ns()}",
             storage_path=path,
             storage_filesystem=filesystem,
-            worker_runtime_env={"env_vars": _worker_environment()},  # type: ignore[call-arg]
         ),
     )
     outcome: dict[str, Any] = {}
@@ -178,11 +169,12 @@ def _train_function(config: dict[str, Any]) -> dict[str, Any]:
         listener.close()
 
 
-def _worker_environment() -> dict[str, str]:
-    """Storage settings that a worker on another node needs; Ray passes on nothing but RAY_TRAIN_*."""
-    return {name: os.environ[name] for name in STORAGE_SETTINGS if name in os.environ}
-
-
-def _log_folder() -> str:
+def _where_to_look(stage: StageSpec, reason: Reason) -> str:
+    """Leave the traceback beside the artifact, where it outlives the nodes; what never came to one is in Ray's logs."""
+    if reason.trace:
+        store = Store(stage.store).sub(stage.folder)
+        store.write_text("traceback.txt", reason.trace)
+        return f"Traceback: {store.path_uri('traceback.txt')}"
     node = ray._private.worker.global_worker.node
-    return os.path.join(node.get_session_dir_path(), "logs", "train") if node else "the cluster's dashboard"
+    logs = os.path.join(node.get_session_dir_path(), "logs", "train") if node else "see the cluster's dashboard"
+    return f"Logs of the workers: {logs}"
