@@ -51,14 +51,25 @@ def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
 
 def print_summary(record: dict[str, Any], console: Console) -> None:
     """Print the table of a finished run, what needs saying about it, and where its artifacts lie."""
-    table = Table(title=escape(f"{record['name']} (seed {record['seed']})"), title_justify="left")
-    for number, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
-    for row in summary_rows(record):
-        table.add_row(*map(escape, row.values()))
+    title = f"{record['name']} (seed {record['seed']})"
+    rows = [list(row.values()) for row in summary_rows(record)]
+    table = _table(title, list(COLUMNS), rows)
+    if console.measure(table).minimum > console.width:
+        # A narrow terminal: one column for each of the few models, whose names may wrap, reads better than cut numbers.
+        turned = [list(line) for line in zip(COLUMNS, *rows, strict=True)]
+        table = _table(title, ["", *(row[0].replace(": ", "\n", 1) for row in rows)], turned[1:])
     console.print(table)
     for line in remarks(record):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(escape(column), justify="left" if number == 0 else "right", no_wrap="\n" not in column)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def remarks(record: dict[str, Any]) -> list[str]:
