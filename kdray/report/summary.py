@@ -54,7 +54,8 @@ def print_summary(record: dict[str, Any], console: Console) -> None:
     title = f"{record['name']} (seed {record['seed']})"
     rows = [list(row.values()) for row in summary_rows(record)]
     table = _table(title, list(COLUMNS), rows)
-    if console.measure(table).minimum > console.width:
+    width = 1 + sum(3 + max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True))
+    if width > console.width:
         # A narrow terminal: one column for each of the few models, whose names may wrap, reads better than cut numbers.
         turned = [list(line) for line in zip(COLUMNS, *rows, strict=True)]
         table = _table(title, ["", *(row[0].replace(": ", "\n", 1) for row in rows)], turned[1:])
