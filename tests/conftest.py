@@ -1,4 +1,4 @@
-"""Fixtures of all rooms: a real S3 server of our own on this machine."""
+"""Fixtures of all rooms: a real S3 server of our own on this machine, and a place for tiny experiments."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.tiny import Lab
 
 
 @dataclass(frozen=True)
@@ -79,3 +84,23 @@ def _wait(endpoint: str, server: subprocess.Popen[bytes]) -> None:
         else:
             return
     raise RuntimeError("the S3 server did not start within 60 s")
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `data.root` in which the handwritten digits are packed."""
+    from kdray.data.dataset import open_dataset
+    from kdray.experiment import Data
+
+    root = tmp_path_factory.mktemp("digits")
+    open_dataset(Data(source="digits", root=str(root)))
+    return root
+
+
+@pytest.fixture
+def lab(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A folder for tiny experiments, which is also where the command runs."""
+    from tests.tiny import Lab
+
+    monkeypatch.chdir(tmp_path)
+    return Lab(tmp_path, digits)

@@ -43,7 +43,8 @@ def export_bytes(net: Net, card: Mapping[str, Any]) -> tuple[bytes, str]:
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in net.backbone.state_dict().items()
     }
-    data = safetensors.torch.save(state, metadata={"format": "pt", "model": net.info.name})
+    # One entry: several come out in another order each time, and equal weights would be unequal files.
+    data = safetensors.torch.save(state, metadata={"format": "pt"})
     own: dict[str, Any] = {
         "format": FORMAT,
         **_recipe(net),

@@ -213,16 +213,16 @@ def check_memory(experiment: Experiment, sizes: list[tuple[Stage, Estimate]]) ->
             )
 
 
-def check_storage(experiment: Experiment, sizes: list[tuple[Stage, Estimate]], leave_nothing: bool = False) -> None:
+def check_storage(experiment: Experiment, sizes: list[tuple[Stage, Estimate]]) -> None:
     """Check that the store takes a write, and that a local disk holds the checkpoints that are to come.
 
-    `leave_nothing` removes the folders that were made for it.
+    Nothing of that stays behind.
 
     Raises:
         StoreError: no permission, no space, no answer.
     """
     store = Store(experiment.storage)
-    with _without_new_folders(store.uri) if leave_nothing else contextlib.nullcontext():
+    with _without_new_folders(store.uri):
         store.check_writable()
         if "://" in store.uri:
             return

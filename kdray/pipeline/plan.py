@@ -112,7 +112,7 @@ class _Planning:
             self._note("storage", shelf.problem)
         else:
             with named("storage"):
-                check_storage(experiment, sized, leave_nothing=self.dry)
+                check_storage(experiment, sized)
         return Plan(
             experiment=experiment,
             run_id=run_id,

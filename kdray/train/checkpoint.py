@@ -115,7 +115,6 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove the checkpoints once the finished artifact stands."""
+        """Remove the checkpoints, and what a killed writer left beside them, once the finished artifact stands."""
         self.wait()
-        for name in self.names():
-            self.store.delete(f"{FOLDER}/{name}")
+        self.store.delete(FOLDER)
