@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from kdray.experiment import Cluster
 
@@ -19,9 +20,12 @@ DEFAULTS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker that asked for no GPU sees none
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+_LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 LOCAL = {
     # Despite its name: may this node be joined from others? On every system; 0 binds all servers to loopback.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "GLOO_SOCKET_IFNAME": _LOOPBACK_INTERFACE,  # and those of torch's collectives; where they meet: see `group`
+    "NCCL_SOCKET_IFNAME": _LOOPBACK_INTERFACE,
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that waits for a notice which never comes to a laptop
 }
 JOINED = {

@@ -18,7 +18,9 @@ from kdray.experiment import Cluster
 from kdray.store import Store, open_uri
 from kdray.train.cluster import Shares
 from kdray.train.control import RemoteListener, WarningForwarder, start_control
+from kdray.train.environment import cluster_address
 from kdray.train.failure import Reason, WorkerFailure, reason_of
+from kdray.train.group import GroupConfig
 from kdray.train.job import Listener
 from kdray.train.spec import StageSpec
 
@@ -75,6 +77,7 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
         # By reference: the controller would unpickle values, labels of a million images and all, and print them into
         # the dashboard.
         train_loop_config={"stage": ray.put(stage), "control": control},
+        torch_config=GroupConfig(local=cluster_address(cluster) is None),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
         ),

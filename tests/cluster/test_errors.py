@@ -1,0 +1,77 @@
+"""What goes wrong in a worker comes out as one line, and is tried again only where that can help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdray.data.digits import digit_samples
+from kdray.data.shards import write_shards
+from kdray.data.writer import Sample
+from tests.cluster.command import running
+from tests.cluster.conftest import TROUBLE, Place
+
+# A student alone: one stage, one start of Ray Train.
+ALONE = {"teacher": None, "objectives": {"kd": None, "clmkd.class_guided": None}}
+
+
+def said(output: str) -> str:
+    """The one line in which the command says what went wrong; there is no traceback of anything."""
+    assert "Traceback" not in output, output
+    (line,) = [line for line in output.splitlines() if line.startswith("kdray: ")]
+    return line
+
+
+def test_loss_that_is_not_finite_is_not_retried(joined: Place) -> None:
+    trouble = TROUBLE | {"folder": str(joined.folder), "nan_at": 6}
+    experiment = joined.write(**ALONE | {"objectives": ALONE["objectives"] | {"trouble": trouble}})
+    output = joined.run(experiment, code=1)
+    assert "the loss is not finite at step 6: trouble" in said(output)
+    assert "step-000000004.pt" in said(output), "the last good checkpoint is named"
+    assert "warning" not in output
+
+
+def test_bad_data_is_not_retried(joined: Place) -> None:
+    """Images that do not decode are found by the tasks of Ray Data, two processes away from the command."""
+    samples = [s if i % 10 else Sample(b"no image", s.label, s.id) for i, s in enumerate(digit_samples("test"), 1)]
+    write_shards(samples, str(joined.folder / "bad"))
+    data = {"source": None, "train": "bad", "mode": "stream", "limit": None, "validation": 0}
+    output = joined.run(joined.write(**ALONE, data=data), code=2)
+    assert "do not decode" in said(output) and "bad" in said(output)
+    assert "warning" not in output
+
+
+def test_exception_that_comes_again_stops_the_run(joined: Place) -> None:
+    trouble = TROUBLE | {"folder": str(joined.folder), "raise_always_at": 9}
+    experiment = joined.write(**ALONE | {"objectives": ALONE["objectives"] | {"trouble": trouble}})
+    output = joined.run(experiment, code=1)
+    assert "again in the same way: ValueError: always trouble at step 9 (at step 9) in worker 0" in said(output)
+    assert output.count("going on from the last checkpoint") == 1
+    trace = Path(said(output).split("Traceback: ")[1].split(";")[0]).read_text()
+    assert 'own.py", line' in trace and "always trouble at step 9" in trace
+
+
+def test_failures_are_counted(joined: Place) -> None:
+    trouble = TROUBLE | {"folder": str(joined.folder), "raise_at": [5, 9, 13], "rank": 1}
+    changes = {"objectives": ALONE["objectives"] | {"trouble": trouble}, "cluster": {"max_failures": 1, "workers": 2}}
+    experiment = joined.write(**ALONE | changes)
+    output = joined.run(experiment, code=1)
+    assert "failed 2 times: ValueError: trouble at step 9 (at step 9) in worker 1" in said(output)
+    assert not (joined.folder / "raised-13").exists()
+    # The same command goes on, meets the third one and gets over it.
+    output = joined.run(experiment)
+    assert "goes on from step 8" in output and "ValueError: trouble at step 13" in output
+
+
+def test_more_workers_than_this_machine_holds(alone: Place) -> None:
+    output = alone.run(
+        alone.write(**ALONE, cluster={"workers": 4000, "cpus_per_worker": 1}, train={"batch": 4000}), code=2
+    )
+    assert "4000 workers x 1 CPU do not fit on" in said(output)
+
+
+def test_joined_cluster_that_is_too_small_says_what_it_waits_for(joined: Place) -> None:
+    """It may grow, so the run waits; Ctrl-C ends the waiting."""
+    experiment = joined.write(**ALONE, data={"mode": "stream"}, cluster={"workers": 4, "cpus_per_worker": 1})
+    with running(joined.start(experiment)) as command:
+        command.wait_for(lambda: "waiting for the cluster to grow" in command.output, "word of what is missing")
+        assert "4 workers x 1 CPU + 1 CPU for Ray Data do not fit on 4 CPUs" in command.output
