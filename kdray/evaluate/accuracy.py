@@ -86,7 +86,7 @@ def count_batch(net: Net, batch: Batch, prepare: Prepare, precision: Precision) 
     assert logits is not None  # networks without a classifier are refused before
     logits = logits.float()
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]
-    nll = F.cross_entropy(logits, batch.labels, reduction="sum")
+    nll = F.cross_entropy(logits, batch.labels, reduction="none").double().sum()  # the same whatever the batch
     hits = ranked.sum(dim=0)
     count = torch.tensor(float(len(batch.labels)), device=logits.device, dtype=torch.float64)
-    return torch.stack([hits[0].double(), hits.sum().double(), nll.double(), count])
+    return torch.stack([hits[0].double(), hits.sum().double(), nll, count])
