@@ -1,0 +1,42 @@
+"""Docs say what the records say, and name only files that are there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+
+
+def table_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("table", ROOT / "benchmarks" / "table.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["results", "performance"])
+def test_tables_are_those_of_the_records(name: str) -> None:
+    lines = getattr(table_module(), name)()
+    assert len(lines) > 3
+    assert "\n".join(lines).strip() in (ROOT / "docs" / f"{name}.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_every_method_has_its_card() -> None:
+    from kdray.objectives import methods
+
+    cards = "\n".join(path.read_text() for path in ROOT.glob("docs/methods/*.md"))
+    assert [name for name in methods() if f"`{name}`" not in cards] == []
