@@ -38,8 +38,7 @@ class Dataset:
 
     `labels` int64 [N] are those of the whole train manifest, indexed as the samples' `index`; `mean` and `std` are
     per RGB channel of pixels in 0..1; `image_size` is the side, in pixels, of what networks see in evaluation,
-    `train_size` of what
-    they see in training, where it is known.
+    `train_size` of what they see in training, where it is known.
     """
 
     num_classes: int
@@ -82,6 +81,7 @@ def open_dataset(data: Data) -> Dataset:
         test_uri = resolve_source(data, "test")
         if test_uri is not None:
             test_manifest = read_manifest(test_uri, data.columns, manifest.num_classes)
+            _check_same_classes(manifest, test_manifest)
             read_labels(test_manifest)
             test = Split(test_manifest, np.arange(test_manifest.num_samples, dtype=np.int64)[: data.test_limit])
     return Dataset(
@@ -96,6 +96,17 @@ def open_dataset(data: Data) -> Dataset:
         test=test,
         labels=labels,
     )
+
+
+def _check_same_classes(train: Manifest, test: Manifest) -> None:
+    """Raise DataError where a label means one class in train and another in test: accuracies would mean nothing."""
+    for number, (ours, theirs) in enumerate(zip(train.class_names or (), test.class_names or (), strict=False)):
+        if ours != theirs:
+            raise DataError(
+                f"label {number} is {theirs!r} here and {ours!r} in {train.uri}",
+                where=test.uri,
+                fix="Write both sets with the class names in one order",
+            )
 
 
 def _first_size(manifest: Manifest) -> tuple[int, int]:
