@@ -199,14 +199,14 @@ def _part_at(part: type[Part], key: str) -> type[Part] | None:
 
 
 def normalise(objectives: Mapping[str, Any], where: str = "objectives") -> dict[str, dict[str, Any]]:
-    """`objectives` typed and without defaults: equal for experiments that mean the same, hence what digests are made
-    from.
+    """`objectives` typed, without defaults and sorted by name: equal for experiments that mean the same, hence what
+    digests are made from. Sorted, because an optimizer's saved state is by the order of the heads.
 
     Raises:
         ConfigError: as `parse`.
     """
     result = {}
-    for entry in parse(objectives, where):
+    for entry in sorted(parse(objectives, where), key=lambda entry: entry.name):
         given = (objectives[entry.name] or {}).get("type", entry.name)
         kind = {} if given == entry.name else {"type": given}
         result[entry.name] = kind | entry.options.canonical()

@@ -126,6 +126,10 @@ def test_normal_form_is_equal_for_what_means_the_same() -> None:
     assert deep == {"clmkd": {"class_guided": {"weight": 0.5}}}
 
 
+def test_normal_form_has_one_order() -> None:
+    assert list(normalise({"kd": {}, "ce": {}})) == list(normalise({"ce": {}, "kd": {}})) == ["ce", "kd"]
+
+
 def test_needs_are_those_of_all_with_a_weight() -> None:
     assert needs({"ce": {}}) == Needs(teacher=False)
     assert needs({"ce": {}, "kd": {"weight": 0}}) == Needs(teacher=False)
