@@ -6,7 +6,6 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +90,6 @@ def connect_in_background(cluster: Cluster) -> Callable[[], None]:
         except BaseException as error:  # raised again where the cluster is needed
             failure.append(error)
         connected.set()
-        with suppress(Exception):  # whoever needs it imports it again, and sees what is wrong
-            importlib.import_module("kdray.train.trainer")  # Ray Train and torch, before they are needed
         # Ray's servers end with the thread that started them (Linux ties a child's death signal to it), not with the
         # process: this one must stay.
         threading.Event().wait()
@@ -100,6 +97,7 @@ def connect_in_background(cluster: Cluster) -> Callable[[], None]:
     threading.Thread(target=work, name="ray-connect", daemon=True).start()
 
     def wait() -> None:
+        importlib.import_module("kdray.train.trainer")  # it will be needed, and takes a second
         connected.wait()
         if failure:
             raise failure[0]

@@ -16,7 +16,7 @@ import kdray
 
 REPOSITORY = Path(kdray.__file__).parents[1]
 BIN = Path(sys.executable).parent
-PATIENCE_S = 300.0  # a test that works takes a tenth of it; a machine may be busy
+PATIENCE_S = 600.0  # a test that works takes a twentieth of it; a machine may be busy
 
 
 class Process:
