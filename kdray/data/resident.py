@@ -53,7 +53,7 @@ class ResidentTrainFeed:
         self._bad.add(self._images.bad)
         self._store: PixelStore | None = None
         plan = GatherPlan.of(self._recipe.augment)
-        same = self._images.stacked
+        same = self._images.stacked if plan is not None else None
         if plan is not None and same is not None:
             self._store = pixel_store(same, plan, device)
             self._images.forget()
