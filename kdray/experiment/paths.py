@@ -1,8 +1,7 @@
 """Dotted paths into nested plain values: `train.optimizer.lr`, `data.augment.0`.
 
 A name may hold dots itself (`objectives.clmkd.class_guided.weight`): at each map the longest key that stands there is
-taken. Quotes keep a name that does
-not stand there yet in one piece: `objectives."clmkd.class_guided".weight`.
+taken. Quotes keep a name that does not stand there yet in one piece: `objectives."clmkd.class_guided".weight`.
 """
 
 from __future__ import annotations
