@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Split:
-    """Some rows of a set of shards: `rows` int64 [n] are dense row numbers of `manifest`."""
+    """Some rows of a set of shards: `rows` int64 [n] are dense row numbers of `manifest`.
+
+    `labels_digest` is of all labels and ids of the set: the footers of foreign shards need not tell them apart.
+    """
 
     manifest: Manifest
     rows: np.ndarray
+    labels_digest: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,9 +58,13 @@ class Dataset:
     train_size: int | None = None
 
     def fingerprints(self) -> dict[str, str]:
-        """Digest of each set's bytes, by split: part of every digest that depends on the data."""
+        """Digest of each set's content, by split: part of every digest that depends on the data."""
         parts = {"train": self.train, "test": self.test}
-        return {name: split.manifest.fingerprint for name, split in parts.items() if split is not None}
+        return {
+            name: f"{split.manifest.fingerprint}-{split.labels_digest}"
+            for name, split in parts.items()
+            if split is not None
+        }
 
 
 def open_dataset(data: Data) -> Dataset:
@@ -82,8 +91,8 @@ def open_dataset(data: Data) -> Dataset:
         if test_uri is not None:
             test_manifest = read_manifest(test_uri, data.columns, manifest.num_classes)
             _check_same_classes(manifest, test_manifest)
-            read_labels(test_manifest)
-            test = Split(test_manifest, np.arange(test_manifest.num_samples, dtype=np.int64)[: data.test_limit])
+            test_rows = np.arange(test_manifest.num_samples, dtype=np.int64)[: data.test_limit]
+            test = Split(test_manifest, test_rows, _digest(*read_labels(test_manifest)))
     return Dataset(
         num_classes=manifest.num_classes,
         class_names=manifest.class_names,
@@ -91,11 +100,15 @@ def open_dataset(data: Data) -> Dataset:
         train_size=output_size(data.augment, first, "data.augment"),
         mean=data.mean or manifest.mean or IMAGENET_MEAN,
         std=data.std or manifest.std or IMAGENET_STD,
-        train=Split(manifest, train_rows[: data.limit]),
+        train=Split(manifest, train_rows[: data.limit], _digest(labels, ids)),
         validation=Split(manifest, validation_rows[: data.limit]) if len(validation_rows) else None,
         test=test,
         labels=labels,
     )
+
+
+def _digest(labels: np.ndarray, ids: np.ndarray) -> str:
+    return hashlib.sha256(labels.tobytes() + ids.tobytes()).hexdigest()[:16]
 
 
 def _check_same_classes(train: Manifest, test: Manifest) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from kdray.data.dataset import Dataset
+from kdray.data.dataset import Dataset, Split
+from kdray.data.feed import decoded_bytes, will_stream
 from kdray.experiment import ModelSpec
 from kdray.models.outputs import ModelInfo
 from kdray.models.zoo import build, describe
@@ -85,6 +86,7 @@ def estimate(stage: StageSpec, world: int) -> Estimate:
     }
     if teacher is not None:
         memory["teacher"] = teacher.parameters * 4
+    memory["resident images"] = sum(_resident_bytes(stage, split) for split in (dataset.train, dataset.validation))
     # A training step is a forward and a backward of twice its cost; the teacher's forward comes once.
     flops = None
     if student.flops is not None:
@@ -100,6 +102,13 @@ def estimate(stage: StageSpec, world: int) -> Estimate:
         memory=memory,
         banks=bank_bytes(stage.objectives, setup),
     )
+
+
+def _resident_bytes(stage: StageSpec, split: Split | None) -> int:
+    """Decoded bytes of a split that stays in memory; every worker holds all images that it may be asked for."""
+    if split is None or will_stream(stage.data, split.manifest, len(split)):
+        return 0
+    return int(decoded_bytes(split.manifest) * len(split) / max(1, split.manifest.num_samples))
 
 
 def _describe(net: NetSpec, dataset: Dataset, trains: bool) -> ModelInfo:

@@ -18,6 +18,7 @@ from kdray.models.weights import is_published
 from kdray.objectives.registry import needs, normalise
 from kdray.pipeline.naming import named
 from kdray.pipeline.shelf import ARTIFACTS, Shelf
+from kdray.pipeline.user_code import references, source_digests
 from kdray.store import Store, read_uri
 from kdray.train.spec import NetSpec, StageSpec
 
@@ -183,7 +184,10 @@ def identity_of(experiment: Experiment, dataset: Dataset, draft: Draft, taught: 
         source = {"weights": given} if given is not None else {"artifact": str(taught).rpartition("/")[2]}
         source = source | {"model": draft.teacher.spec.canonical(results_only=True) | {"weights": None}}
     data = _data_identity(experiment.data, training=draft.train is not None)
+    models = [draft.net.spec.model, *([draft.teacher.spec.model] if draft.teacher is not None else [])]
+    code = source_digests(references(models, draft.objectives))
     return {
+        **({"code": code} if code else {}),
         "format": FORMAT,
         "kind": "train" if draft.train else "evaluate",
         "model": draft.net.spec.canonical(results_only=True) | {"weights": draft.weights},

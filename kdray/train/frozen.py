@@ -34,7 +34,7 @@ def fold_batch_norms(net: Net, image_size: int) -> Net:
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(2, 3, image_size, image_size, generator=generator).to(device)
     folded = copy.deepcopy(net)
-    pairs = _pairs(folded, probe)
+    pairs = [pair for pair in _pairs(folded, probe) if not any(_tapped(folded.get_submodule(name)) for name in pair)]
     for conv_name, norm_name in pairs:
         conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
@@ -102,6 +102,11 @@ def _readers(outputs: Outputs) -> dict[object, int]:
                 readers[following] = readers.get(following, 0) + 1
                 waiting.append(following)
     return readers
+
+
+def _tapped(module: nn.Module) -> bool:
+    """Whether somebody listens to this module, as a foreign network's stages are had; it must stay."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _replace(root: nn.Module, name: str, module: nn.Module) -> None:

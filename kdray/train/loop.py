@@ -14,18 +14,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdray.data.batch import Batch
 from kdray.errors import Interrupted, TrainingError
 from kdray.objectives.contract import StepInfo, Targets
+from kdray.train.agree import check_same_step, union
 from kdray.train.checkpoint import snapshot
 from kdray.train.ema import Ema
 from kdray.train.job import Job, Outcome
 from kdray.train.meter import Divergence, EpochMeter, LossWindow, Stopwatch
 from kdray.train.optim import lr_at, make_optimizer
+from kdray.train.seed import set_seed
 from kdray.train.task import micro_batches
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,7 @@ class Loop:
         state = job.checkpoints.load_latest() if job.checkpoints else None
         if state is not None:
             self.load_state_dict(state)
+        check_same_step(self.step, job.world)
         if job.world > 1:
             ids = [job.device] if job.device.type == "cuda" else None
             # Running statistics are not broadcast: training never reads them, and rank 0's are the ones that count.
@@ -165,21 +167,12 @@ class Loop:
             steps=self.step,
             resumed_from=self.resumed_from,
             extra={
-                "bad_images": len(self._all_bad_rows()),
+                "bad_images": len(union(self.bad_rows | job.feed.bad_rows, job.world)),
                 "dropped_per_epoch": job.feed.dropped,
                 "earlier_s": self.earlier_s,
                 "first_step_at": self.first_step_at or 0.0,
             },
         )
-
-    def _all_bad_rows(self) -> frozenset[int]:
-        """The images that did not decode on any rank: each rank meets only its own."""
-        rows = self.bad_rows | self.job.feed.bad_rows
-        if self.job.world == 1:
-            return rows
-        gathered: list[frozenset[int]] = [frozenset()] * self.job.world
-        dist.all_gather_object(gathered, rows)
-        return frozenset().union(*gathered)
 
     def _train_epoch(self) -> None:
         every = self.train.checkpoint.every_steps
@@ -212,7 +205,7 @@ class Loop:
 
     def _step(self, batch: Batch) -> None:
         job, accumulate = self.job, self.train.accumulate
-        torch.manual_seed((job.seed * 1_000_003 + self.step) * 4_099 + job.rank)
+        set_seed(job.seed, self.step, job.rank)
         lr = lr_at(self.train, self.step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr

@@ -32,15 +32,15 @@ def lr_at(train: Train, step: int, steps_per_epoch: int) -> float:
     """
     schedule, peak = train.schedule, base_lr(train)
     epoch = step / steps_per_epoch
-    if epoch < schedule.warmup_epochs:
-        return peak * (step + 1) / max(1, round(schedule.warmup_epochs * steps_per_epoch))
+    start = round(schedule.warmup_epochs * steps_per_epoch)
+    if step < start:
+        return peak * (step + 1) / start
     if schedule.type == "constant":
         return peak
     if schedule.type == "multistep":
         passed = sum(epoch >= milestone for milestone in schedule.milestones)
         return peak * schedule.gamma**passed
     total = train.epochs * steps_per_epoch
-    start = round(schedule.warmup_epochs * steps_per_epoch)
     done = (step - start) / max(1, total - start)
     if schedule.type == "cosine":
         return schedule.min_lr + 0.5 * (peak - schedule.min_lr) * (1 + math.cos(math.pi * done))

@@ -70,7 +70,8 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
     gpus = cluster.gpus_per_worker or 0.0
     if gpus:
         resources["GPU"] = gpus
-    store, folder = Store(stage.store), f"{stage.folder}/ray"
+    # A folder of this attempt's own: another command may be at the same stage.
+    store, folder = Store(stage.store), f"{stage.folder}/ray-{os.getpid()}-{time.time_ns()}"
     filesystem, path = open_uri(store.path_uri(folder))
     trainer = ray.train.torch.TorchTrainer(
         _train_function,  # type: ignore[arg-type]
@@ -83,7 +84,7 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
         ),
         run_config=ray.train.RunConfig(
             # Ray Train's own folder stays almost empty: checkpoints are kdray's, which runs without Ray have too.
-            name=f"{stage.name}-{os.getpid()}-{time.time_ns()}",
+            name=stage.name,
             storage_path=path,
             storage_filesystem=filesystem,
         ),

@@ -29,6 +29,7 @@ from kdray.train.frozen import freeze
 from kdray.train.job import Job, Listener, Outcome
 from kdray.train.loop import Loop
 from kdray.train.precision import Precision, resolve_precision
+from kdray.train.seed import set_seed
 from kdray.train.spec import NetSpec, StageSpec
 from kdray.train.task import Pixels, Trainable
 
@@ -90,7 +91,7 @@ class StageWorker:
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _build(self, spec: NetSpec) -> Net:
-        torch.manual_seed(self.stage.seed * 1_000_003 + sum(map(ord, spec.init)))
+        set_seed(self.stage.seed, sum(map(ord, spec.init)))
         net = build(spec.spec, self.stage.dataset.num_classes, self.image_size)
         if spec.weights is not None:
             load_weights(net, spec.weights)
@@ -133,7 +134,6 @@ class StageWorker:
         teacher = None
         if stage.teacher is not None:
             teacher = freeze(self._build(stage.teacher), self._pixels(stage.teacher), self.precision, self.image_size)
-        torch.manual_seed(stage.seed * 1_000_003 + 7)  # the heads' start does not depend on how the networks were built
         objectives = ObjectiveSet(
             stage.objectives,
             Setup(

@@ -40,3 +40,22 @@ def test_folding_changes_no_output(model: str, size: int, folds: bool) -> None:
     assert (a.logits - b.logits).abs().max() <= 1e-3 * scale
     for x, y in zip(a.stages, b.stages, strict=True):
         assert (x - y).abs().max() <= 1e-3 * x.abs().max()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ModelSpec(model="torchvision/mnasnet0_5"),
+        ModelSpec(model="torchvision/resnet18", stages=["bn1", "layer1.0.bn2", "layer4"]),
+    ],
+    ids=["default-stages", "named-stages"],
+)
+def test_a_norm_that_is_tapped_as_a_stage_stays(spec: ModelSpec) -> None:
+    torch.manual_seed(0)
+    net = build(spec, 10, 64).eval().requires_grad_(False)
+    folded = fold_batch_norms(net, 64)
+    images = torch.randn(2, 3, 64, 64)
+    a, b = net(images, stages=True), folded(images, stages=True)
+    assert len(a.stages) == len(b.stages)
+    for x, y in zip(a.stages, b.stages, strict=True):
+        assert (x - y).abs().max() <= 1e-3 * x.abs().max().clamp_min(1e-6)

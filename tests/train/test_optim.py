@@ -64,3 +64,11 @@ def test_optimizer_takes_the_recipe() -> None:
     assert sgd.param_groups[0]["lr"] == 0.2 and sgd.param_groups[0]["momentum"] == 0.8
     adamw = make_optimizer(train(optimizer=Optimizer(type="adamw", lr=0.001, betas=(0.8, 0.95))), [module])
     assert isinstance(adamw, torch.optim.AdamW) and adamw.param_groups[0]["betas"] == (0.8, 0.95)
+
+
+@pytest.mark.parametrize("warmup", [0.1, 0.3, 0.5, 1.5])
+@pytest.mark.parametrize("kind", ["constant", "cosine", "onecycle"])
+def test_no_rate_is_above_the_peak_where_the_warmup_ends_inside_an_epoch(kind: str, warmup: float) -> None:
+    config = train(schedule=Schedule(type=kind, warmup_epochs=warmup))
+    rates = [lr_at(config, step, steps_per_epoch=5) for step in range(50)]
+    assert max(rates) == pytest.approx(0.1) and all(rate <= 0.1 + 1e-12 for rate in rates)

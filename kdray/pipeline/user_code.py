@@ -1,0 +1,25 @@
+"""A user's own models and objectives in a stage's digest: by the source of the module that holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterable
+from typing import Any
+
+
+def references(models: Iterable[str], objectives: dict[str, dict[str, Any]]) -> list[str]:
+    """The `package.module:name` references among model names and objectives, sorted."""
+    named = [*models, *(str(params.get("type", name)) for name, params in objectives.items())]
+    return sorted({name for name in named if ":" in name})
+
+
+def source_digests(names: Iterable[str]) -> dict[str, str]:
+    """sha256 of the source file of each reference's module; what that module imports in turn is not seen."""
+    found = {}
+    for name in names:
+        spec = importlib.util.find_spec(name.partition(":")[0])
+        if spec is not None and spec.origin is not None and spec.has_location:
+            with open(spec.origin, "rb") as source:
+                found[name] = hashlib.sha256(source.read()).hexdigest()
+    return found

@@ -1,0 +1,37 @@
+"""What ranks must agree on, or know of each other, outside the steps themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch.distributed as dist
+
+from kdray.errors import ClusterError
+
+
+def check_same_step(step: int, world: int) -> None:
+    """Make sure that all ranks start from one step.
+
+    Raises:
+        ClusterError: they do not: each node has read a folder of its own under the same path.
+    """
+    if world == 1:
+        return
+    steps: list[int] = [0] * world
+    dist.all_gather_object(steps, step)
+    if len(set(steps)) > 1:
+        raise ClusterError(
+            f"the workers found different checkpoints, of steps {sorted(set(steps))}",
+            where="storage",
+            fix="Give a storage that all nodes share: s3://, gs:// or a network file system",
+        )
+
+
+def union(rows: Iterable[int], world: int) -> frozenset[int]:
+    """The row numbers that any rank has."""
+    own = frozenset(rows)
+    if world == 1:
+        return own
+    gathered: list[frozenset[int]] = [frozenset()] * world
+    dist.all_gather_object(gathered, own)
+    return frozenset().union(*gathered)
