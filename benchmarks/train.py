@@ -1,6 +1,6 @@
 """How much of a bare loop's speed kdray's loop keeps, and how long its command takes to the first step.
 
-    python benchmarks/train.py --data SHARDS --teacher resnet56.safetensors --out benchmarks/records/train-NAME.json
+    python benchmarks/train.py --data SHARDS --file ONE_SHARD --teacher resnet56.safetensors --out train-NAME.json
 
 KD step, ResNet-56 -> ResNet-20, CIFAR shapes, resident data. Every figure is a ratio inside one run: the arms take
 turns, round after round, each as a process of its own, and the medians are compared. An arm's first epoch warms it up.
