@@ -3,8 +3,9 @@
     python benchmarks/gpu.py --out gpu.json
 
 Two cases: ResNet-34 -> ResNet-18 at 224 px (uint8 batches that lie on the card: the loop alone is measured), and
-ResNet-56 -> ResNet-20 at 32 px (resident data: crops and flips gathered on the card, as the resident feed does). bf16, channels_last,
-compile off and on. Roofline: 1 / (1 / teacher forward + 1 / student train step), each measured alone.
+ResNet-56 -> ResNet-20 at 32 px (resident data: crops and flips gathered on the card, as the resident feed does).
+bf16, channels_last, compile off and on.
+Roofline: 1 / (1 / teacher forward + 1 / student train step), each measured alone.
 """
 
 from __future__ import annotations
