@@ -36,6 +36,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the whole set's content, whatever rows of it this is."""
+        return f"{self.manifest.fingerprint}-{self.labels_digest}"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -60,11 +65,7 @@ class Dataset:
     def fingerprints(self) -> dict[str, str]:
         """Digest of each set's content, by split: part of every digest that depends on the data."""
         parts = {"train": self.train, "test": self.test}
-        return {
-            name: f"{split.manifest.fingerprint}-{split.labels_digest}"
-            for name, split in parts.items()
-            if split is not None
-        }
+        return {name: split.fingerprint for name, split in parts.items() if split is not None}
 
 
 def open_dataset(data: Data) -> Dataset:
@@ -85,6 +86,7 @@ def open_dataset(data: Data) -> Dataset:
         labels, ids = read_labels(manifest)
         first = _first_size(manifest)
     train_rows, validation_rows = split_rows(ids, data.validation)
+    labels_digest = _digest(labels, ids)
     test = None
     with _about(test_key):
         test_uri = resolve_source(data, "test")
@@ -100,8 +102,8 @@ def open_dataset(data: Data) -> Dataset:
         train_size=output_size(data.augment, first, "data.augment"),
         mean=data.mean or manifest.mean or IMAGENET_MEAN,
         std=data.std or manifest.std or IMAGENET_STD,
-        train=Split(manifest, train_rows[: data.limit], _digest(labels, ids)),
-        validation=Split(manifest, validation_rows[: data.limit]) if len(validation_rows) else None,
+        train=Split(manifest, train_rows[: data.limit], labels_digest),
+        validation=Split(manifest, validation_rows[: data.limit], labels_digest) if len(validation_rows) else None,
         test=test,
         labels=labels,
     )

@@ -58,7 +58,7 @@ def write_record(store: Store, record: dict[str, Any]) -> str:
 def split_facts(split: Split) -> dict[str, Any]:
     """Where a split lies, how large it is, and the digest of its shards."""
     manifest = split.manifest
-    return {"uri": manifest.uri, "images": len(split), "of": manifest.num_samples, "fingerprint": manifest.fingerprint}
+    return {"uri": manifest.uri, "images": len(split), "of": manifest.num_samples, "fingerprint": split.fingerprint}
 
 
 def versions() -> dict[str, str | None]:

@@ -58,7 +58,10 @@ def error(*sets, **changes):
         ("student.stages=[]", "student.stages: is empty. Write a value, or remove the key"),
         ("student=resnet8", 'student: wants a map of keys, but "resnet8" stands there. Write {model: resnet8}'),
         ("train.optimizer=sgd", 'train.optimizer: wants a map of keys, but "sgd" stands there. Write {type: sgd}'),
-        ("evaluate=3", "evaluate: wants a map of keys, but 3 stands there. Write key: value lines; the keys are batch"),
+        (
+            "evaluate=3",
+            "evaluate: wants a map of keys, but 3 stands there. Write key: value lines; the keys are batch, precision",
+        ),
         (
             "name=a/b",
             'name: "a/b" cannot be a name. Write one of 1 to 100 letters, digits, dots, dashes or underscores',
@@ -122,7 +125,7 @@ def test_the_schema_answers_questions():
     assert part_at(("train",)) is Train
     assert part_at(("student", "params")) is None
     assert part_at(("nothing", "here")) is None
-    assert valid_keys(("evaluate",)) == ["batch"]
+    assert valid_keys(("evaluate",)) == ["batch", "precision"]
     assert valid_keys(("objectives",)) == []
     assert default_type(("data",)) is None
     assert default_type(("objectives", "kd", "other")) is None
