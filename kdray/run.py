@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from kdray.errors import ConfigError, InputError, KdrayError
+from kdray.errors import ConfigError, KdrayError
 from kdray.experiment import Experiment, load_experiment, place_of, to_yaml
 
 INTERRUPTED = 130
@@ -61,9 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("kdray: stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has gone, as in `kdray --list models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:  # a bug: what to report must not be lost
         traceback.print_exc()
         print(f"kdray: unexpected {type(error).__name__}: {error} (its traceback stands above)", file=sys.stderr)
@@ -88,7 +85,7 @@ def command(options: argparse.Namespace, arguments: list[str], console: Console)
     sys.path.insert(0, os.getcwd())  # a user's own `package.module:callable` stands where the command runs
     try:
         return run(experiment, options, arguments, console)
-    except InputError as error:
+    except KdrayError as error:
         raise in_file(error, options) from error
 
 
@@ -135,7 +132,7 @@ def run(experiment: Experiment, options: argparse.Namespace, arguments: list[str
     return 0
 
 
-def in_file(error: InputError, options: argparse.Namespace) -> InputError:
+def in_file(error: KdrayError, options: argparse.Namespace) -> KdrayError:
     """`error` with the file and the line, where it is about a key of the experiment and does not say so itself."""
     from kdray.pipeline.naming import key_of
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,28 +16,39 @@ import pytest
 import kdray
 from tests.tiny import Lab, tree_of
 
-LONG = {
-    "teacher": None,
-    "objectives": {"ce": {}, "kd": None},
-    "data": {"limit": None, "validation": 0},
-    "train": {"epochs": 3, "log_every": 2},
-}
-
-# An objective that says when it is in a step, and stays there.
-STUCK = """
-import sys, time
+# An objective that stands still in its fourth step until it may go on, so that a signal comes when it should.
+GATE = """
+import time
+from pathlib import Path
 from kdray.objectives import LOSS, Objective, ObjectiveConfig
 
 
-class Stuck(Objective):
+class Gate(Objective):
     config, provenance, family, source = ObjectiveConfig, "paper", "test", "a test"
 
     def forward(self, targets, student, teacher, student_head, teacher_head, step):
         if step.step == 3:
-            print("asleep", flush=True)
-            time.sleep(120)
+            print("waiting", flush=True)
+            for _ in range(1200):
+                if Path("go").exists():
+                    break
+                time.sleep(0.1)
         return {LOSS: student.logits.mean()}
 """
+
+GATED = {
+    "teacher": None,
+    "objectives": {"ce": {}, "kd": None, "gate": {"type": "gates:Gate"}},
+    "data": {"validation": 0},
+    "train": {"epochs": 3, "log_every": 2},
+}
+
+
+@pytest.fixture
+def gate(lab: Lab) -> Path:
+    """The file that lets runs pass; it is not there yet."""
+    (lab.folder / "gates.py").write_text(GATE)
+    return lab.folder / "go"
 
 
 def start(lab: Lab, path: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -70,45 +80,46 @@ def weights(record: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_goes_on_to_the_same_weights(lab: Lab, number: signal.Signals) -> None:
-    whole = lab.done(changes=LONG | {"storage": str(lab.folder / "whole")})
-    process = start(lab, lab.write(LONG))
-    wait_for_line(process, "epoch 1/3")
+def test_a_stopped_run_goes_on_to_the_same_weights(lab: Lab, gate: Path, number: signal.Signals) -> None:
+    process = start(lab, lab.write(GATED))
+    wait_for_line(process, "waiting")
     process.send_signal(number)
+    wait_for_line(process, f"{number.name}: saving the state and stopping")
+    gate.touch()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert f"{number.name}: saving the state and stopping" in out
-    assert re.fullmatch(r"kdray: stopped at step \d+, state saved\. The same command goes on from there\n", err), err
+    assert err == "kdray: stopped at step 4, state saved. The same command goes on from there\n"
     (run,) = (lab.store / "runs").iterdir()
     stopped = json.loads((run / "record.json").read_text())
     assert (stopped["status"], stopped["finished"]) == ("interrupted", None)
     (artifact,) = (lab.store / "artifacts").iterdir()
-    assert os.listdir(artifact / "checkpoints") and not (artifact / "record.json").exists()
+    assert os.listdir(artifact / "checkpoints") == ["step-000000004.pt"] and not (artifact / "record.json").exists()
 
-    done = lab.run(changes=LONG)
+    done = lab.run(changes=GATED)
     again = lab.record(done)
     stage = again["stages"][0]
-    assert f"goes on from step {stage['resumed_from']}" in done.out
-    assert 0 < stage["resumed_from"] < stage["steps"] == whole["stages"][0]["steps"]
-    assert weights(again) == weights(whole)
-    assert stage["test"] == whole["stages"][0]["test"]
+    assert "goes on from step 4" in done.out
+    assert (stage["resumed_from"], stage["steps"]) == (4, 6)
     # The wall time is that of both processes, and it says so.
     assert stage["wall_s"] > stage["earlier_s"] > 0
     assert "of an interrupted process, whose time is in its wall time" in done.out
 
+    whole = lab.done(changes=GATED | {"storage": str(lab.folder / "whole")})
+    assert whole["stages"][0]["resumed_from"] == 0 == whole["stages"][0]["earlier_s"]
+    assert weights(again) == weights(whole)
+    assert stage["test"] == whole["stages"][0]["test"]
 
-def test_the_second_signal_stops_at_once(lab: Lab) -> None:
-    (lab.folder / "never.py").write_text(STUCK)
-    path = lab.write(LONG | {"objectives": {"ce": {}, "kd": None, "stuck": {"type": "never:Stuck"}}})
-    process = start(lab, path)
-    wait_for_line(process, "asleep")
+
+def test_the_second_signal_stops_at_once(lab: Lab, gate: Path) -> None:
+    process = start(lab, lab.write(GATED))
+    wait_for_line(process, "waiting")
     process.send_signal(signal.SIGTERM)
     wait_for_line(process, "once more: stop at once")
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - began < 30  # it would sleep for two minutes
+    assert time.monotonic() - began < 30 and not gate.exists()  # it would stand there for two minutes
     assert err == "kdray: stopped at once; the same command goes on from the last checkpoint\n"
 
 

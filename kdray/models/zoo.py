@@ -6,10 +6,11 @@ elsewhere (`foreign`).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import Any, Protocol, cast
 
 import torch
@@ -143,7 +144,9 @@ def _plan(recipe: Mapping[str, Any]) -> TapPlan | ModelInfo:
     name = recipe["model"]
     try:
         with quiet_random():
-            return _plan_foreign(recipe) if foreign.is_foreign(name) else _plan_zoo(recipe)
+            if foreign.is_foreign(name):
+                return _plan_foreign(recipe)
+            return _plan_zoo(_Asked(json.dumps(recipe, sort_keys=True, default=repr), recipe))
     except ModelError as error:
         # `where` of the inner error is a key beside `model`; the reader needs to know of which model.
         where = f"model {name}, {error.where}" if error.where else f"model {name}"
@@ -166,7 +169,17 @@ def _plan_foreign(recipe: Mapping[str, Any]) -> TapPlan:
         return on("cpu")
 
 
-def _plan_zoo(recipe: Mapping[str, Any]) -> ModelInfo:
+@dataclass(frozen=True)
+class _Asked:
+    """A recipe by which an answer is remembered."""
+
+    text: str
+    recipe: Mapping[str, Any] = field(compare=False)
+
+
+@lru_cache(maxsize=256)
+def _plan_zoo(asked: _Asked) -> ModelInfo:
+    recipe = asked.recipe
     size = recipe["image_size"]
     counter = FlopCounterMode(display=False)
     with torch.device("meta"):

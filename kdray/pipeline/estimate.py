@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -115,14 +116,32 @@ def _describe(net: NetSpec, dataset: Dataset, trains: bool) -> ModelInfo:
     """What `net` is on images of the evaluation's size; in training it must take the size of the crops too."""
     with named_model(net.init):
         if trains and dataset.train_size not in (None, dataset.image_size):
-            describe(net.spec, dataset.num_classes, dataset.train_size)
-        return describe(net.spec, dataset.num_classes, dataset.image_size)
+            _described(_Asked(net.spec.model_dump_json(), net.spec), dataset.num_classes, dataset.train_size)
+        return _described(_Asked(net.spec.model_dump_json(), net.spec), dataset.num_classes, dataset.image_size)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A spec by which an answer is remembered: a plan asks several times for the same network."""
+
+    text: str
+    spec: ModelSpec = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _described(asked: _Asked, num_classes: int, image_size: int) -> ModelInfo:
+    return describe(asked.spec, num_classes, image_size)
 
 
 def activation_count(spec: ModelSpec, num_classes: int, image_size: int) -> int:
     """Elements that one image leaves for the backward pass: the outputs of all leaf modules, on the meta device."""
+    return _activation_count(_Asked(spec.model_dump_json(), spec), num_classes, image_size)
+
+
+@lru_cache(maxsize=64)
+def _activation_count(asked: _Asked, num_classes: int, image_size: int) -> int:
     with torch.device("meta"):
-        net = build(spec, num_classes, image_size)
+        net = build(asked.spec, num_classes, image_size)
         images = torch.empty(2, 3, image_size, image_size)
     total = 0
 

@@ -25,7 +25,7 @@ from kdray.models.weights import is_published
 from kdray.models.zoo import describe
 from kdray.store import Store, exists_uri
 
-IMAGES, BATCH, EPOCHS, WIDTH = 128, 32, 2, 0.5
+IMAGES, BATCH, EPOCHS, WIDTH = 64, 16, 2, 0.5
 SIZES = (32, 64, 128)  # images are as small as the networks bear
 UNKNOWN_CLASSES = 10
 

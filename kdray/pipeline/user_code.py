@@ -18,7 +18,10 @@ def source_digests(names: Iterable[str]) -> dict[str, str]:
     """sha256 of the source file of each reference's module; what that module imports in turn is not seen."""
     found = {}
     for name in names:
-        spec = importlib.util.find_spec(name.partition(":")[0])
+        try:
+            spec = importlib.util.find_spec(name.partition(":")[0])
+        except Exception:  # a package above it is missing or broken: whoever builds from the name says so, with its key
+            continue
         if spec is not None and spec.origin is not None and spec.has_location:
             with open(spec.origin, "rb") as source:
                 found[name] = hashlib.sha256(source.read()).hexdigest()

@@ -54,15 +54,21 @@ class Share(Feed):
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    logits, labels = problem()
-    net = Shifted(logits, shift=0.5 + rank)
-    result = evaluate(net, Share(labels, rank, 2), prepare, Precision("fp32", "cpu"), CPU)  # type: ignore[arg-type]
-    torch.save(result, os.path.join(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
+    try:
+        logits, labels = problem()
+        net = Shifted(logits, shift=0.5 + rank)
+        result = evaluate(net, Share(labels, rank, 2), prepare, Precision("fp32", "cpu"), CPU)  # type: ignore[arg-type]
+        torch.save(result, os.path.join(folder, f"{rank}.pt"))
+    finally:
+        dist.destroy_process_group()
 
 
 def test_two_ranks_count_what_one_counts(tmp_path: Path) -> None:
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+    other = mp.get_context("spawn").Process(target=work, args=(1, str(tmp_path)))
+    other.start()
+    work(0, str(tmp_path))
+    other.join(60)
+    assert other.exitcode == 0
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     logits, labels = problem()
     # Rank 0's statistics are the ones that count.

@@ -106,6 +106,10 @@ CASES = {
     "no such callable": Case(
         {"student": {"model": "own:Nets", "params": None}}, ["student.model (own:Nets): own has no 'Nets'"]
     ),
+    "no such package": Case(
+        {"student": {"model": "no.such.package:net", "params": None}},
+        ["student.model (no.such.package:net): no module 'no'"],
+    ),
     "a model of other classes": Case(
         {"student": {"model": "own:ten_thousand", "params": None}},
         ["student.model (own:ten_thousand): it gives [10000] per image, the data has 10 classes"],

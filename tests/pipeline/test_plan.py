@@ -148,8 +148,10 @@ def test_a_clusters_experiment_is_planned_from_what_it_declares(nothing_left: An
 
 def test_a_path_of_another_machine_is_planned_when_declared(lab: Lab, nothing_left: Any) -> None:
     data = ELSEWHERE | {"train": "/mnt/of/a/cluster/train", "test": "/mnt/of/a/cluster/test-*.parquet"}
-    (line,) = not_checked(nothing_left({"data": data}))
+    out = nothing_left({"data": data})
+    (line,) = not_checked(out)
     assert line.startswith("data: data.train /mnt/of/a/cluster/train: does not exist")
+    assert out.count("digest not known") == 3 and "artifacts/" not in out
     # A run finds it missing all the same, and an experiment that declares nothing has made a mistake.
     assert "data.train /mnt/of/a/cluster/train: does not exist" in lab.run(changes={"data": data}).error()
     said = lab.run("--dry-run", changes={"data": data | {"samples": None}}).error()

@@ -50,13 +50,13 @@ def test_everything_shrinks() -> None:
     made = small()
     experiment = made.experiment
     assert experiment.storage == "runs/smoke"
-    assert (experiment.train.epochs, experiment.train.batch, experiment.train.accumulate) == (2, 32, 2)
+    assert (experiment.train.epochs, experiment.train.batch, experiment.train.accumulate) == (2, 16, 2)
     assert experiment.train.schedule.milestones == [1] and experiment.train.schedule.warmup_epochs == 0.5
     assert not experiment.train.compile
     cluster = experiment.cluster
     assert (cluster.workers, cluster.cpus_per_worker, cluster.data_cpus, cluster.address) == (1, None, None, None)
     data = experiment.data
-    assert (data.limit, data.test_limit, data.mode, data.columns.image) == (128, 128, "stream", "image")
+    assert (data.limit, data.test_limit, data.mode, data.columns.image) == (64, 64, "stream", "image")
     assert data.augment[0]["random_resized_crop"] == {"size": 27, "scale": [0.1, 1.0]}
     assert data.eval_transform == [{"resize": {"size": 37}}, {"center_crop": {"size": 32}}]
     assert experiment.teacher is not None
@@ -73,9 +73,9 @@ def test_everything_shrinks() -> None:
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        ({"accumulate": 5, "batch": 480}, {"batch": 30, "accumulate": 5}),
+        ({"accumulate": 5, "batch": 480}, {"batch": 15, "accumulate": 5}),
         ({"accumulate": 40, "batch": 640}, {"batch": 40, "accumulate": 40}),
-        ({"epochs": 1, "schedule": {"type": "constant"}}, {"epochs": 1, "batch": 32}),
+        ({"epochs": 1, "schedule": {"type": "constant"}}, {"epochs": 1, "batch": 16}),
         ({"batch": 8, "accumulate": 1}, {"batch": 8}),
     ],
 )
@@ -92,7 +92,7 @@ def test_schedules_stay_valid() -> None:
     assert made.teacher is not None and made.teacher.train is not None
     assert (made.teacher.train.epochs, made.teacher.train.batch, made.teacher.train.schedule.type) == (
         2,
-        32,
+        16,
         "onecycle",
     )
 

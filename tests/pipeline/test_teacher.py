@@ -56,6 +56,7 @@ def test_a_teacher_below_its_floor_stops_the_run(
     teacher = {"min_accuracy": 0.99} | ({} if trained else {"weights": str(given)})
     done = lab.run(changes={"teacher": teacher})
     said = done.error(1)
+    assert f"{lab.folder / 'tiny.yaml'}:" in said
     assert "teacher.min_accuracy: the teacher reaches 0." in said and "below its floor of 0.9900" in said
     assert not [name for name in lab.artifacts() if name.startswith("student")]
     # It is judged again when nothing is to be trained, and lowering the floor goes on from there.

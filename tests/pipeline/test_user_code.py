@@ -20,3 +20,10 @@ def test_an_edited_module_has_another_digest(tmp_path: Path, monkeypatch: pytest
     assert source_digests(["edited_net:net"]) == before and len(before["edited_net:net"]) == 64
     module.write_text("def net(num_classes): return None\n")
     assert source_digests(["edited_net:net"]) != before
+
+
+def test_what_cannot_be_found_is_left_to_the_one_who_builds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_package").mkdir()
+    (tmp_path / "broken_package" / "__init__.py").write_text("1 / 0")
+    assert source_digests(["nowhere:f", "no.where.at.all:f", "broken_package.nets:f", ".:f", ":f"]) == {}

@@ -90,6 +90,17 @@ def test_the_table_is_printed_whole_into_a_pipe() -> None:
     assert text.splitlines()[-1] == "record: s3://bucket/runs/runs/cifar100-0011aabb/record.json  (2h15m)"
 
 
+def test_a_narrow_terminal_gets_whole_numbers_too() -> None:
+    out = io.StringIO()
+    print_summary(RECORD, Console(file=out, width=90))
+    text = out.getvalue()
+    for row in summary_rows(RECORD):
+        for column, cell in list(row.items())[1:]:
+            (line,) = [line for line in text.splitlines() if f" {column} " in line]
+            assert f" {cell} " in line, cell
+    assert "…" not in text
+
+
 def test_it_says_where_the_artifacts_lie() -> None:
     lines = remarks(RECORD)
     for stage in RECORD["stages"]:
