@@ -13,7 +13,7 @@ from kdray.objectives.contract import (
     Targets,
     WeightSchedule,
 )
-from kdray.objectives.gather import gather_rows
+from kdray.objectives.gather import gather_rows, sum_over_workers
 from kdray.objectives.registry import (
     MethodRow,
     bank_bytes,
@@ -47,4 +47,5 @@ __all__ = [
     "normalise",
     "parse",
     "register",
+    "sum_over_workers",
 ]

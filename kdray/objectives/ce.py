@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 
 class CEConfig(ObjectiveConfig):
-    """`label_smoothing` in [0, 1): the share of the target that is spread over all classes."""
+    """`label_smoothing` in [0, 1): the share of the target that is spread over all classes. `views: first` leaves out
+    all views but the first, as recipes with rotated views do."""
 
     label_smoothing: BelowOne = 0.0
+    views: Literal["all", "first"] = "all"
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -29,7 +31,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
 
 @register("ce")
 class CE(Objective):
-    """Cross-entropy with the labels, over all views."""
+    """Cross-entropy with the labels."""
 
     config = CEConfig
     provenance = "paper"
@@ -52,4 +54,5 @@ class CE(Objective):
         step: StepInfo,
     ) -> dict[str, Tensor]:
         assert student.logits is not None
-        return {LOSS: cross_entropy(student.logits, targets.row_labels, self.options.label_smoothing)}
+        rows = len(targets.labels) if self.options.views == "first" else len(student.logits)
+        return {LOSS: cross_entropy(student.logits[:rows], targets.row_labels[:rows], self.options.label_smoothing)}

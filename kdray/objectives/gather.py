@@ -54,3 +54,27 @@ def own_rows(rows: int) -> slice:
     """Where this worker's `rows` stand among the gathered ones."""
     start = world()[0] * rows
     return slice(start, start + rows)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_workers(x: Tensor) -> tuple[Tensor, int]:
+    """The sum of `x` over all workers and how many they are; differentiable, in the sense of `gather_rows`."""
+    workers = world()[1]
+    if workers == 1:
+        return x, 1
+    if x.requires_grad:
+        return _Sum.apply(x), workers
+    return _Sum.forward(None, x), workers

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,29 +13,31 @@ import torch
 from torch import Tensor, nn
 
 from kdray.models.outputs import ModelInfo, Outputs
-from kdray.objectives import LossReport, ObjectiveSet, Setup, StepInfo, Targets
+from kdray.objectives import LossReport, ObjectiveSet, Setup, StepInfo, Targets, needs, parse
+
+from . import forms
 
 STEP = StepInfo(epoch=0.5, epochs=4, step=3, seed=11)
 
-RELATIONAL: list[dict[str, Any]] = [
-    {"type": "clmkd.class_guided", "mode": "inbatch", "dim": 7},
-    {"type": "clmkd.class_guided", "mode": "memory", "dim": 7, "positives": 4, "negatives": 6},
-    {"type": "clmkd.gradient_relation", "dim": 7, "anchors": 3},
-    {"type": "clmkd.gradient_relation", "dim": 7, "anchors": "batch", "negatives": "all", "symmetric": True},
-    {"type": "clmkd.gradient_relation", "dim": 7, "source": "both", "target": "non_target", "gradient_temperature": 4},
-    {"type": "clmkd.gradient_relation", "dim": 7, "mode": "memory", "bank_samples": 20, "symmetric": True},
-    {"type": "clmkd.semantic_similarity", "form": "gram_kl"},
-    {"type": "clmkd.semantic_similarity", "form": "sp"},
-    {"type": "clmkd.semantic_similarity", "form": "sp", "maps": True},
-    {"type": "clmkd.semantic_similarity", "form": "centroid_kl"},
-    {"type": "clmkd.semantic_similarity", "form": "align", "hidden": 8},
-]
-EVERY: list[dict[str, Any]] = [
-    {"type": "ce", "label_smoothing": 0.1},
-    {"type": "kd"},
-    *RELATIONAL,
-    {"type": "clmkd"},
-]
+SHAPES = ((4, 8, 8), (6, 4, 4)), ((5, 8, 8), (7, 4, 4))
+"""(C, H, W) of the shallower stages of student and teacher; the last stage is as wide as the pooled vector."""
+
+_FORMS = [importlib.import_module(module.name) for module in pkgutil.iter_modules(forms.__path__, forms.__name__ + ".")]
+EVERY: list[dict[str, Any]] = [form for module in _FORMS for form in module.FORMS]
+DETACHED: list[dict[str, Any]] = [form for module in _FORMS for form in getattr(module, "DETACHED", [])]
+"""Forms with a detached tensor that depends on the student (centroids, its own anchors): differences see more than the
+gradient does, so these are compared with loops in their own tests."""
+
+
+def views_of(params: dict[str, Any]) -> int:
+    """The views that this form asks for."""
+    return needs({"one": params}).min_views
+
+
+def gathers(params: dict[str, Any]) -> bool:
+    """Whether this form compares rows of the batch, and says of which batch."""
+    (entry,) = parse({"one": params})
+    return "gather" in type(entry.options).model_fields
 
 
 def case_id(params: dict[str, Any]) -> str:
@@ -48,13 +53,24 @@ def make_setup(
     views: int = 1,
     linear_head: bool = True,
 ) -> Setup:
-    def info(name: str, width: int) -> ModelInfo:
-        return ModelInfo(name, num_classes=classes, pooled_dim=width, linear_head=linear_head)
+    def info(name: str, width: int, shapes: tuple[tuple[int, ...], ...]) -> ModelInfo:
+        stages = (*shapes, (width, 2, 2))
+        return ModelInfo(name, num_classes=classes, pooled_dim=width, stage_shapes=stages, linear_head=linear_head)
 
     if labels is None:
         labels = np.random.default_rng(1).integers(0, classes, samples)
         labels[:classes] = np.arange(classes)
-    return Setup(classes, len(labels), info("small", d_s), info("large", d_t), labels, 8, 4, seed=5, views=views)
+    return Setup(
+        classes,
+        len(labels),
+        info("small", d_s, SHAPES[0]),
+        info("large", d_t, SHAPES[1]),
+        labels,
+        8,
+        4,
+        seed=5,
+        views=views,
+    )
 
 
 @dataclass
@@ -76,10 +92,30 @@ class Case:
     def part(self, objectives: ObjectiveSet, step: StepInfo = STEP) -> Tensor:
         """The only member's only part, unweighted, with its graph."""
         (member,) = objectives.members.values()
-        teacher = Outputs(*(None if x is None else x.detach() for x in (self.teacher.logits, self.teacher.pooled)))
-        teacher.stages = [x.detach() for x in self.teacher.stages]
+        teacher = mapped(self.teacher, Tensor.detach)
         (part,) = member(self.targets, self.student, teacher, self.student_head, self.teacher_head, step).values()
         return part
+
+
+def mapped(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
+    """`change` on every tensor of `outputs`."""
+    return Outputs(
+        None if outputs.logits is None else change(outputs.logits),
+        change(outputs.pooled),
+        [change(x) for x in outputs.stages],
+        [change(x) for x in outputs.preact],
+    )
+
+
+def network_outputs(info: ModelInfo, pooled: Tensor, head: nn.Linear, scale: float = 1.0) -> Outputs:
+    """What a network of `info` might give along with `pooled` [n, d]: all of it made of `pooled`, the maps by fixed
+    random mixtures."""
+    random = torch.Generator().manual_seed(info.pooled_dim)
+    preact = []
+    for channels, height, width in info.stage_shapes:
+        mix = torch.randn(pooled.shape[1], channels, height, width, generator=random, dtype=torch.float64)
+        preact.append(torch.einsum("nd,dchw->nchw", pooled, mix.to(pooled.dtype)))
+    return Outputs(head(pooled) * scale, pooled, [x.relu() for x in preact], preact)
 
 
 def make_case(
@@ -89,30 +125,28 @@ def make_case(
     index: list[int] | None = None,
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
-    views: int = 1,
     scale: float = 1.0,
 ) -> Case:
-    """`rows` samples of `setup` in `views` views; pooled vectors are non-negative as after a ReLU."""
+    """`rows` samples of `setup` in its views; pooled vectors are non-negative as after a ReLU."""
     assert setup.teacher is not None and setup.labels is not None
     random = torch.Generator().manual_seed(seed)
     where = torch.tensor(index) if index is not None else torch.randperm(setup.num_samples, generator=random)[:rows]
-    n = len(where) * views
+    n = len(where) * setup.views
 
     def tensor(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random, dtype=torch.float64).to(dtype)
 
-    def network(width: int) -> tuple[Tensor, nn.Linear, Outputs]:
-        pooled = tensor(n, width).abs().requires_grad_()
-        head = nn.Linear(width, setup.num_classes).to(dtype)
+    def network(info: ModelInfo) -> tuple[Tensor, nn.Linear, Outputs]:
+        pooled = tensor(n, info.pooled_dim).abs().requires_grad_()
+        head = nn.Linear(info.pooled_dim, setup.num_classes).to(dtype)
         with torch.no_grad():
-            head.weight.copy_(tensor(setup.num_classes, width))
+            head.weight.copy_(tensor(setup.num_classes, info.pooled_dim))
             head.bias.copy_(tensor(setup.num_classes))
-        stages = [(pooled[:, :, None, None] * tensor(1, width, 2, 2)).relu()]
-        return pooled, head, Outputs(head(pooled) * scale, pooled, stages, stages)
+        return pooled, head, network_outputs(info, pooled, head, scale)
 
-    s, head_s, student = network(setup.student.pooled_dim)
-    t, head_t, teacher = network(setup.teacher.pooled_dim)
-    targets = Targets(torch.from_numpy(setup.labels)[where], where, views)
+    s, head_s, student = network(setup.student)
+    t, head_t, teacher = network(setup.teacher)
+    targets = Targets(torch.from_numpy(setup.labels)[where], where, setup.views)
     return Case(targets, s, t, head_s, head_t, student, teacher)
 
 
@@ -121,12 +155,10 @@ def build(params: dict[str, Any], setup: Setup, dtype: torch.dtype = torch.float
 
 
 def permuted(case: Case, order: Tensor) -> Case:
-    """The same samples in another order (one view)."""
-
-    def rows(outputs: Outputs) -> Outputs:
-        assert outputs.logits is not None
-        return Outputs(outputs.logits[order], outputs.pooled[order], [x[order] for x in outputs.stages], [])
-
-    targets = Targets(case.targets.labels[order], case.targets.index[order])
+    """The same samples in another order."""
+    views, samples = case.targets.views, len(order)
+    rows = torch.cat([order + view * samples for view in range(views)])
+    targets = Targets(case.targets.labels[order], case.targets.index[order], views)
     leaves = case.student_pooled, case.teacher_pooled, case.student_head, case.teacher_head
-    return Case(targets, *leaves, rows(case.student), rows(case.teacher))
+    student, teacher = (mapped(outputs, lambda x: x[rows]) for outputs in (case.student, case.teacher))
+    return Case(targets, *leaves, student, teacher)

@@ -48,7 +48,7 @@ def test_certain_and_right_costs_nothing() -> None:
 
 def test_is_the_mean_over_all_views() -> None:
     setup = make_setup(views=3)
-    case = make_case(setup, 4, views=3)
+    case = make_case(setup, 4)
     (part,) = case.run(build({"type": "ce"}, setup)).parts.values()
     torch.testing.assert_close(part, loops(case.student.logits, case.targets.labels.repeat(3), 0.0))
 
@@ -66,3 +66,11 @@ def test_needs_a_classifier() -> None:
     bare = Setup(**{**vars(setup), "student": ModelInfo("bare", num_classes=None, pooled_dim=6, linear_head=False)})
     with pytest.raises(ConfigError, match=r"objectives\.ce: bare has no classifier"):
         ObjectiveSet({"ce": {}}, bare)
+
+
+def test_the_first_view_alone_is_the_first_rows() -> None:
+    setup = make_setup(views=3)
+    case = make_case(setup, 4)
+    part = case.part(build({"type": "ce", "views": "first"}, setup))
+    expected = -case.student.logits.log_softmax(1)[torch.arange(4), case.targets.labels].mean()
+    torch.testing.assert_close(part, expected)

@@ -82,7 +82,7 @@ def gradients(value: Tensor, case: Case, objectives: ObjectiveSet) -> list[Tenso
 @pytest.mark.parametrize("tau", [0.07, 0.5])
 def test_inbatch_equals_loops(rows: int, views: int, tau: float) -> None:
     setup = make_setup(classes=3, samples=20, views=views)
-    case, objectives = make_case(setup, rows, views=views), build({**INBATCH, "temperature": tau}, setup)
+    case, objectives = make_case(setup, rows), build({**INBATCH, "temperature": tau}, setup)
     one = member(objectives)
     u, v = embed(one.embed_student, case.student_pooled), embed(one.embed_teacher, case.teacher_pooled.detach())
     ours, theirs = case.part(objectives), inbatch_loops(u, v, case.targets.row_labels.tolist(), tau)
@@ -116,7 +116,7 @@ def test_memory_equals_loops(rows: int, views: int, positives: int, negatives: i
     objectives = build(params, setup)
     one, z = member(objectives), None
     for seed in (0, 1):
-        case = make_case(setup, rows, views=views, seed=seed)
+        case = make_case(setup, rows, seed=seed)
         u, v = embed(one.embed_student, case.student_pooled), embed(one.embed_teacher, case.teacher_pooled.detach())
         banks = [bank.vectors.clone() for bank in (one.bank_teacher, one.bank_student)]
         pos, neg = drawn(one, case)

@@ -13,7 +13,7 @@ import torch
 from kdray.models.outputs import Outputs
 from kdray.objectives import ObjectiveSet, list_methods, methods, needs
 
-from .cases import EVERY, STEP, Case, build, case_id, make_case, make_setup, permuted
+from .cases import EVERY, STEP, Case, build, case_id, make_case, make_setup, mapped, network_outputs, permuted, views_of
 
 every = pytest.mark.parametrize("params", EVERY, ids=case_id)
 
@@ -37,7 +37,7 @@ def test_clmkd_is_never_called_more_than_a_reconstruction() -> None:
 
 @every
 def test_gradient_reaches_student_and_heads_and_never_the_teacher(params: dict[str, Any]) -> None:
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     case, objectives = make_case(setup, 8), build(params, setup)
     report = case.run(objectives)
     report.total.backward()
@@ -48,19 +48,13 @@ def test_gradient_reaches_student_and_heads_and_never_the_teacher(params: dict[s
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
-# Where a detached tensor depends on the student (centroids, the student's own anchors), differences see more than the
-# gradient does; those forms are compared with loops in their own tests.
-@pytest.mark.parametrize(
-    "params", [p for p in EVERY if p.get("form") != "centroid_kl" and not p.get("symmetric")], ids=case_id
-)
+@pytest.mark.parametrize("params", [form for form in EVERY if form not in DETACHED], ids=case_id)
 def test_gradient_is_that_of_finite_differences(params: dict[str, Any]) -> None:
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     case, objectives = make_case(setup, 6), build(params, setup)
-    spread = torch.rand(1, setup.student.pooled_dim, 2, 2, dtype=torch.float64)
 
     def loss(pooled: torch.Tensor) -> torch.Tensor:
-        stages = [pooled[:, :, None, None] * spread]
-        case.student = Outputs(case.student_head(pooled), pooled, stages, stages)
+        case.student = network_outputs(setup.student, pooled, case.student_head)
         total = case.run(objectives).total
         for name, buffer in objectives.named_buffers():
             buffer.copy_(state.get(name, buffer))
@@ -74,7 +68,7 @@ def test_gradient_is_that_of_finite_differences(params: dict[str, Any]) -> None:
 
 @every
 def test_order_of_rows_does_not_matter(params: dict[str, Any]) -> None:
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     case = make_case(setup, 9)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(3))
     one, other = build(params, setup), build(params, setup)
@@ -82,24 +76,25 @@ def test_order_of_rows_does_not_matter(params: dict[str, Any]) -> None:
     torch.testing.assert_close(one.state_dict(), other.state_dict(), equal_nan=True)
 
 
-def edge_cases() -> dict[str, tuple[Any, list[int] | None]]:
+def edge_cases(views: int = 1) -> dict[str, tuple[Any, list[int] | None]]:
     spread = np.arange(60) % 5
+    held_out = np.where(np.arange(60) % 3 == 0, -1, spread)
     return {
-        "one sample per class": (make_setup(labels=spread), [0, 1, 2, 3, 4]),
-        "a single class": (make_setup(labels=spread), [0, 5, 10, 15]),
-        "a single row": (make_setup(labels=spread), [7]),
-        "one sample in four slots": (make_setup(labels=spread), [7, 7, 7, 7]),
-        "two classes": (make_setup(classes=2, labels=np.arange(40) % 2), [0, 1, 2, 3, 4, 5]),
-        "one class in all the data": (make_setup(labels=np.zeros(30, dtype=np.int64)), [0, 1, 2]),
-        "classes of one sample": (make_setup(labels=np.arange(5)), [0, 1, 2]),
-        "held-out samples": (make_setup(labels=np.where(np.arange(60) % 3 == 0, -1, spread)), [1, 2, 4, 5]),
+        "one sample per class": (make_setup(views=views, labels=spread), [0, 1, 2, 3, 4]),
+        "a single class": (make_setup(views=views, labels=spread), [0, 5, 10, 15]),
+        "a single row": (make_setup(views=views, labels=spread), [7]),
+        "one sample in four slots": (make_setup(views=views, labels=spread), [7, 7, 7, 7]),
+        "two classes": (make_setup(views=views, classes=2, labels=np.arange(40) % 2), [0, 1, 2, 3, 4, 5]),
+        "one class in all the data": (make_setup(views=views, labels=np.zeros(30, dtype=np.int64)), [0, 1, 2]),
+        "classes of one sample": (make_setup(views=views, labels=np.arange(5)), [0, 1, 2]),
+        "held-out samples": (make_setup(views=views, labels=held_out), [1, 2, 4, 5]),
     }
 
 
 @every
 @pytest.mark.parametrize("edge", edge_cases())
 def test_edges_stay_finite(params: dict[str, Any], edge: str) -> None:
-    setup, index = edge_cases()[edge]
+    setup, index = edge_cases(views_of(params))[edge]
     case, objectives = make_case(setup, index=index), build(params, setup)
     for _ in range(2):
         report = case.run(objectives)
@@ -112,7 +107,7 @@ def test_edges_stay_finite(params: dict[str, Any], edge: str) -> None:
 @every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_logits_of_ten_thousand_stay_finite(params: dict[str, Any], dtype: torch.dtype) -> None:
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     case, objectives = make_case(setup, 8, dtype=dtype), build(params, setup, dtype)
     signs = torch.where(torch.arange(8 * 5).reshape(8, 5) % 3 == 0, 1e4, -1e4).to(dtype)
     case.student.logits = signs + 0 * case.student.logits
@@ -124,27 +119,22 @@ def test_logits_of_ten_thousand_stay_finite(params: dict[str, Any], dtype: torch
 
 @every
 def test_dead_features_stay_finite(params: dict[str, Any]) -> None:
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     case, objectives = make_case(setup, 8), build(params, setup)
     zero = torch.zeros_like(case.student_pooled).requires_grad_()
-    case.student = Outputs(case.student_head(zero), zero, [0 * x.detach() for x in case.student.stages], [])
+    case.student = network_outputs(setup.student, zero, case.student_head)
     case.run(objectives).total.backward()
     assert zero.grad is not None and torch.isfinite(zero.grad).all() and zero.grad.abs().max() < 1e4
 
 
 @every
 def test_bfloat16_autocast_changes_nothing_inside(params: dict[str, Any]) -> None:
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     case, objectives = make_case(setup, 8, dtype=torch.float32), build(params, setup, torch.float32)
     again = build(params, setup, torch.float32)
 
-    def rounded(x: torch.Tensor) -> torch.Tensor:
-        return x.to(torch.bfloat16)
-
     def outputs(x: Outputs, as_type: torch.dtype) -> Outputs:
-        return Outputs(
-            *(rounded(y).to(as_type) for y in (x.logits, x.pooled)), [rounded(y).to(as_type) for y in x.stages]
-        )
+        return mapped(x, lambda y: y.to(torch.bfloat16).to(as_type))
 
     low = replace(case, student=outputs(case.student, torch.bfloat16), teacher=outputs(case.teacher, torch.bfloat16))
     high = replace(case, student=outputs(case.student, torch.float32), teacher=outputs(case.teacher, torch.float32))
@@ -158,7 +148,7 @@ def test_bfloat16_autocast_changes_nothing_inside(params: dict[str, Any]) -> Non
 
 @every
 def test_float32_is_near_float64(params: dict[str, Any]) -> None:
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     one = make_case(setup, 8, dtype=torch.float32).run(build(params, setup, torch.float32)).total
     two = make_case(setup, 8, dtype=torch.float64).run(build(params, setup, torch.float64)).total
     torch.testing.assert_close(one.double(), two, rtol=2e-4, atol=2e-4)
@@ -166,13 +156,13 @@ def test_float32_is_near_float64(params: dict[str, Any]) -> None:
 
 @every
 def test_float32_heads_take_float64_inputs(params: dict[str, Any]) -> None:
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     assert make_case(setup, 8).run(build(params, setup, torch.float32)).total.dtype == torch.float64
 
 
 @every
 def test_state_survives_a_checkpoint_exactly(params: dict[str, Any], tmp_path: Path) -> None:
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     first, second = (make_case(setup, 8, dtype=torch.float32, seed=seed) for seed in (1, 2))
     straight = build(params, setup, torch.float32)
     first.run(straight)
@@ -188,8 +178,8 @@ def test_state_survives_a_checkpoint_exactly(params: dict[str, Any], tmp_path: P
 @every
 def test_views_are_rows_of_their_samples(params: dict[str, Any]) -> None:
     """Two equal views of a batch: a mean over rows is that of one view, and nothing breaks for the others."""
-    setup = make_setup(views=2)
-    case, objectives = make_case(setup, 4, views=2), build(params, setup)
+    setup = make_setup(views=max(2, views_of(params)))
+    case, objectives = make_case(setup, 4), build(params, setup)
     report = case.run(objectives)
     report.total.backward()
     assert torch.isfinite(report.total) and case.student_pooled.grad.abs().sum() > 0
@@ -198,12 +188,12 @@ def test_views_are_rows_of_their_samples(params: dict[str, Any]) -> None:
 @every
 def test_nothing_waits_for_the_device(params: dict[str, Any]) -> None:
     """On the meta device there are no values: reading one, or a shape that depends on one, raises."""
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     case = make_case(setup, 8, dtype=torch.float32)
     (member,) = build(params, setup, torch.float32).to("meta").members.values()
 
     def meta(x: Outputs) -> Outputs:
-        return Outputs(x.logits.to("meta"), x.pooled.to("meta"), [y.to("meta") for y in x.stages], [])
+        return mapped(x, lambda y: y.to("meta"))
 
     targets = replace(case.targets, labels=case.targets.labels.to("meta"), index=case.targets.index.to("meta"))
     heads = case.student_head.to("meta"), case.teacher_head.to("meta")
@@ -214,14 +204,15 @@ def test_nothing_waits_for_the_device(params: dict[str, Any]) -> None:
 @every
 def test_needs_cover_what_is_read(params: dict[str, Any]) -> None:
     """What a method does not declare may be missing."""
-    setup = make_setup()
+    setup = make_setup(views=views_of(params))
     wanted = needs({"one": params})
     if not wanted.labels:
         setup = replace(setup, labels=None)
-    case, objectives = make_case(make_setup(), 8), build(params, setup)
+    case, objectives = make_case(make_setup(views=setup.views), 8), build(params, setup)
     if not wanted.stages:
         case.student.stages = case.teacher.stages = []
-    case.student.preact = case.teacher.preact = []
+    if not wanted.preact:
+        case.student.preact = case.teacher.preact = []
     if wanted.teacher and not wanted.teacher_logits:
         case.teacher.logits = None
     if not wanted.index:

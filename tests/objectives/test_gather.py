@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from kdray.models.outputs import Outputs
 from kdray.objectives import ObjectiveSet, Setup, StepInfo, Targets, gather_rows
 from kdray.objectives.gather import own_rows, world
 
-from .cases import EVERY, RELATIONAL, case_id, make_setup
+from .cases import EVERY, case_id, gathers, make_setup, network_outputs, views_of
 
 ROWS, STEPS = 8, 3
 ALONE = ("centroid_kl", "align")  # forms that compare no rows
-STATELESS = [p for p in RELATIONAL if p.get("mode") != "memory" and p.get("form") not in ALONE]
+LOCAL = [p for p in EVERY if gathers(p) and p.get("mode") != "memory" and p.get("form") not in ALONE]
 CASES: dict[str, dict[str, Any]] = {case_id(p): p for p in EVERY} | {
-    f"local {case_id(p)}": {**p, "gather": "local"} for p in STATELESS
+    f"local {case_id(p)}": {**p, "gather": "local"} for p in LOCAL
 }
 
 
@@ -33,37 +34,40 @@ class Student(nn.Module):
     def __init__(self, setup: Setup, objectives: dict[str, Any]) -> None:
         super().__init__()
         torch.manual_seed(3)
+        self.info = setup.student
         self.backbone = nn.Linear(10, setup.student.pooled_dim)
         self.head = nn.Linear(setup.student.pooled_dim, setup.num_classes)
         self.objectives = ObjectiveSet(objectives, setup)
 
     def forward(self, x: Tensor, teacher: Outputs, teacher_head: nn.Linear, targets: Targets, step: StepInfo) -> Any:
         pooled = self.backbone(x).relu()
-        stages = [pooled[:, :, None, None] * torch.linspace(0.5, 1, 4).reshape(1, 1, 2, 2).to(x.dtype)]
-        student = Outputs(self.head(pooled), pooled, stages)
+        student = network_outputs(self.info, pooled, self.head)
         return self.objectives(targets, student, teacher, self.head, teacher_head, step)
 
 
 def train(setup: Setup, params: dict[str, Any], rank: int, workers: int, alone: bool = False) -> dict[str, Any]:
     """A few SGD steps in float64 on share `rank` of `workers`; gradients are averaged as DDP does, unless `alone`."""
+    views = views_of(params)
+    setup = replace(setup, views=views)
     student = Student(setup, {"one": params}).double()
     random = torch.Generator().manual_seed(0)
     teacher_head = nn.Linear(setup.teacher.pooled_dim, setup.num_classes).double()
     values, gradients = [], []
     for step in range(STEPS):
         index = torch.randperm(setup.num_samples, generator=random)[:ROWS]
-        x = torch.randn(ROWS, 10, generator=random, dtype=torch.float64)
-        t = torch.randn(ROWS, setup.teacher.pooled_dim, generator=random, dtype=torch.float64).abs()
-        z = torch.randn(ROWS, setup.num_classes, generator=random, dtype=torch.float64)
+        x = torch.randn(views, ROWS, 10, generator=random, dtype=torch.float64)
+        t = torch.randn(views, ROWS, setup.teacher.pooled_dim, generator=random, dtype=torch.float64).abs()
+        z = torch.randn(views, ROWS, setup.num_classes, generator=random, dtype=torch.float64)
         mine = slice(rank * ROWS // workers, (rank + 1) * ROWS // workers)
-        targets = Targets(torch.from_numpy(setup.labels)[index][mine], index[mine])
+        x, t, z = (rows[:, mine].flatten(0, 1) for rows in (x, t, z))
+        targets = Targets(torch.from_numpy(setup.labels)[index][mine], index[mine], views)
         with torch.no_grad():
             teacher_head.weight.copy_(
                 torch.linspace(-1, 1, teacher_head.weight.numel()).reshape_as(teacher_head.weight)
             )
-        teacher = Outputs(z[mine], t[mine], [t[mine][:, :, None, None].expand(-1, -1, 2, 2)])
+        teacher = replace(network_outputs(setup.teacher, t, teacher_head), logits=z)
         student.zero_grad()
-        report = student(x[mine], teacher, teacher_head, targets, StepInfo(0.5, 4, step, 11))
+        report = student(x, teacher, teacher_head, targets, StepInfo(0.5, 4, step, 11))
         report.total.backward()
         value = report.total.detach().clone()
         for parameter in student.parameters():

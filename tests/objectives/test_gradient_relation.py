@@ -121,7 +121,7 @@ FORMS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_equals_loops(form: dict[str, Any], rows: int, views: int) -> None:
     setup = make_setup(classes=3, samples=20, views=views)
-    case, objectives = make_case(setup, rows, views=views), build({**BASE, **form}, setup)
+    case, objectives = make_case(setup, rows), build({**BASE, **form}, setup)
     theirs = loops(case, member(objectives))  # before ours, which moves the banks
     ours = case.part(objectives)
     torch.testing.assert_close(ours, theirs)

@@ -62,7 +62,7 @@ def gradients(value: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("tau", [0.5, 0.1])
 def test_gram_kl_equals_loops(rows: int, views: int, tau: float) -> None:
     setup = make_setup(views=views)
-    case = make_case(setup, rows, views=views)
+    case = make_case(setup, rows)
     ours = case.part(build({**BASE, "temperature": tau}, setup))
     theirs = gram_kl_loops(case.student_pooled, case.teacher_pooled.detach(), tau)
     torch.testing.assert_close(ours, theirs)
@@ -74,7 +74,7 @@ def test_gram_kl_equals_loops(rows: int, views: int, tau: float) -> None:
 @pytest.mark.parametrize("maps", [False, True])
 def test_sp_equals_loops(rows: int, views: int, maps: bool) -> None:
     setup = make_setup(views=views)
-    case = make_case(setup, rows, views=views)
+    case = make_case(setup, rows)
     ours = case.part(build({**BASE, "form": "sp", "maps": maps}, setup))
     s, t = case.student_pooled, case.teacher_pooled.detach()
     if maps:
