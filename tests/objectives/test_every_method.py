@@ -13,7 +13,20 @@ import torch
 from kdray.models.outputs import Outputs
 from kdray.objectives import ObjectiveSet, list_methods, methods, needs
 
-from .cases import EVERY, STEP, Case, build, case_id, make_case, make_setup, mapped, network_outputs, permuted, views_of
+from .cases import (
+    DETACHED,
+    EVERY,
+    STEP,
+    Case,
+    build,
+    case_id,
+    make_case,
+    make_setup,
+    mapped,
+    network_outputs,
+    permuted,
+    views_of,
+)
 
 every = pytest.mark.parametrize("params", EVERY, ids=case_id)
 
