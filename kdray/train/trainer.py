@@ -26,6 +26,7 @@ from kdray.train.spec import StageSpec
 
 log = logging.getLogger(__name__)
 DRAIN_S = 0.2
+RAY_FOLDER = "ray-"
 FIRST_WORD_S, NEXT_WORD_S = 60.0, 300.0
 
 
@@ -71,7 +72,7 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
     if gpus:
         resources["GPU"] = gpus
     # A folder of this attempt's own: another command may be at the same stage.
-    store, folder = Store(stage.store), f"{stage.folder}/ray-{os.getpid()}-{time.time_ns()}"
+    store, folder = Store(stage.store).sub(stage.folder), f"{RAY_FOLDER}{os.getpid()}-{time.time_ns()}"
     filesystem, path = open_uri(store.path_uri(folder))
     trainer = ray.train.torch.TorchTrainer(
         _train_function,  # type: ignore[arg-type]
@@ -104,6 +105,9 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
     while thread.is_alive():
         thread.join(DRAIN_S)
         waiting.over |= _exchange(control, listener)
+        if listener.stop_requested() and not waiting.over:
+            # Ray Train would wait on; it ends with this process.
+            raise Interrupted("stopped before a worker had started")
         waiting.tell()
     _exchange(control, listener)
     ray.kill(control)
@@ -113,6 +117,9 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
     value = outcome["result"].return_value
     if "interrupted" in value:
         raise Interrupted(value["interrupted"])
+    for left in store.list():  # by commands that were killed
+        if left.startswith(RAY_FOLDER):
+            store.delete(left.rstrip("/"))
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from kdray.data.digits import digit_samples
@@ -57,9 +58,6 @@ def test_failures_are_counted(joined: Place) -> None:
     output = joined.run(experiment, code=1)
     assert "failed 2 times, the last time with ValueError: trouble at step 9 (at step 9) in worker 1" in said(output)
     assert not (joined.folder / "raised-13").exists()
-    # The same command goes on, meets the third one and gets over it.
-    output = joined.run(experiment)
-    assert "goes on from step" in output and "ValueError: trouble at step 13" in output
 
 
 def test_more_than_this_machine_holds(alone: Place) -> None:
@@ -73,3 +71,6 @@ def test_joined_cluster_that_is_too_small_says_what_it_waits_for(joined: Place) 
     with running(joined.start(experiment)) as command:
         command.wait_for(lambda: "waiting for the cluster to grow" in command.output, "word of what is missing")
         assert "4 workers x 1 CPU + 1 CPU for Ray Data do not fit on 4 CPUs" in command.output
+        command.signal(signal.SIGINT)
+        assert command.wait() == 130, command.output
+        assert "stopped before a worker had started" in said(command.output)

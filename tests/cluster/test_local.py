@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
@@ -38,7 +39,7 @@ def nothing_left(command: Process, timeout_s: float = 60.0) -> bool:
 
 
 def test_interrupted_run_on_a_cluster_of_its_own(alone: Place, references: References) -> None:
-    """Ctrl-C, to the command alone, as a job's supervisor would send it: the state is saved, everything ends."""
+    """Ctrl-C as a terminal sends it, to the servers and workers too: the state is saved, then everything ends."""
     references.lend_teacher("groupnorm", alone.runs)
     trouble = TROUBLE | {"folder": str(alone.folder), "slow_from": 19}
     changes = {"objectives": {"trouble": trouble}, "cluster": {"workers": 2, "cpus_per_worker": 0.5}}
@@ -51,7 +52,7 @@ def test_interrupted_run_on_a_cluster_of_its_own(alone: Place, references: Refer
         exposed = {at: who for at, who in servers.items() if not at.startswith(("127.0.0.1:", "::1:", "::ffff:127."))}
         assert exposed == {}
         assert "epoch 1/3" in command.output, "progress comes while the run goes on"
-        command.signal(signal.SIGINT)
+        os.killpg(command.pid, signal.SIGINT)
         assert command.wait() == 130, command.output
         assert "Traceback (" not in command.output, command.output
         assert nothing_left(command), "a process outlived the command"

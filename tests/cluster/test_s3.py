@@ -37,7 +37,7 @@ def test_run_on_s3_survives_its_worker(joined: Place, s3: S3) -> None:
     artifact = store.sub(f"artifacts/{name}")
     there = set(artifact.list())
     assert {"model.safetensors", "model.json", "last.safetensors", "best.safetensors", "record.json"} <= there
-    assert not {"checkpoints", "ray"} & there, "what a running stage needs is gone with it"
+    assert not [name for name in there if name.startswith(("checkpoints", "ray"))], "a running stage's own is gone"
     assert any("events.out.tfevents" in file for file in artifact.list("tensorboard"))
     record = artifact.read_json("record.json")
     assert record["resumed_from"] in (16, 20), "that of step 20 was perhaps still being written"
