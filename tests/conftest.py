@@ -1,4 +1,4 @@
-"""Fixtures of all rooms: a real S3 server of our own on this machine, and a place for tiny experiments."""
+"""Settings and fixtures of all rooms: a real S3 server of our own on this machine, a place for tiny experiments."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.tiny import Lab
+
+# The default deadline of 200 ms an example measures how busy the machine is, not the code.
+settings.register_profile("kdray", deadline=None)
+settings.load_profile("kdray")
 
 
 @dataclass(frozen=True)
