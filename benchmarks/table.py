@@ -1,7 +1,8 @@
-"""The tables of docs/results.md and docs/performance.md, drawn from the committed records.
+"""The tables of docs/results.md, docs/performance.md and docs/objectives.md, drawn from the committed records.
 
 python benchmarks/table.py results
 python benchmarks/table.py performance
+python benchmarks/table.py objectives
 """
 
 from __future__ import annotations
@@ -66,11 +67,37 @@ def performance() -> list[str]:
     return lines
 
 
+def objectives() -> list[str]:
+    """Time, memory and state of every method's step, at both shapes, from the `objectives-*.json` records."""
+    records = {path.name: json.loads(path.read_text()) for path in sorted(RECORDS.glob("objectives-*.json"))}
+    lines = []
+    for name, record in records.items():
+        sizes, cpu = record["sizes"], record["hardware"]["cpu"]
+        shape = f"B = {sizes['batch']}, C = {sizes['classes']}, d = {sizes['width']}, N = {sizes['samples']:,}"
+        where = f"{cpu}, {record['threads']} thread" if record["device"] == "cpu" else record["hardware"]["gpus"][0]
+        lines += [f"`{name}`: {shape}; {where}, torch {record['versions']['torch']}", ""]
+        lines += ["| method | views | ms | x `kd` | peak MB | state MB | parameters |", "|---|---|---|---|---|---|---|"]
+        lines += [_cost(method, row) for method, row in record["rows"].items()]
+        lines.append("")
+    return lines
+
+
+def _cost(method: str, row: dict[str, Any]) -> str:
+    name, _, form = method.partition(", ")
+    peak = "?" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.1f}"
+    cells = [f"{row['ms']:.2f}", f"{row['ratio_to_kd']:.1f}", peak, f"{row['state_bytes'] / 1e6:.1f}"]
+    label = f"`{name}`" + (f" ({form})" if form else "")
+    return f"| {label} | {row['views']} | " + " | ".join(cells) + f" | {row['parameters']:,} |"
+
+
+TABLES = {"results": results, "performance": performance, "objectives": objectives}
+
+
 def main() -> None:
     """Print one table."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("table", choices=("results", "performance"))
-    print("\n".join(results() if cli.parse_args().table == "results" else performance()))
+    cli.add_argument("table", choices=tuple(TABLES))
+    print("\n".join(TABLES[cli.parse_args().table]()))
 
 
 if __name__ == "__main__":
