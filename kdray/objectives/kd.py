@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,15 +10,19 @@ from torch import Tensor, nn
 from kdray.experiment.bounds import Positive
 from kdray.objectives.contract import LOSS, Needs, Objective, ObjectiveConfig, StepInfo, Targets
 from kdray.objectives.registry import register
+from kdray.objectives.standardise import comparable
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
 
 
 class KDConfig(ObjectiveConfig):
-    """`temperature` T > 0 softens both sides."""
+    """`temperature` T > 0 softens both sides. `standardise` divides the logits of both networks by their own spread
+    first. `views: first` leaves out all views but the first."""
 
     temperature: Positive = 4.0
+    standardise: bool = False
+    views: Literal["all", "first"] = "all"
 
 
 def softened_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -55,4 +59,6 @@ class KD(Objective):
         step: StepInfo,
     ) -> dict[str, Tensor]:
         assert teacher is not None and student.logits is not None and teacher.logits is not None
-        return {LOSS: softened_kl(student.logits, teacher.logits, self.options.temperature)}
+        rows = len(targets.labels) if self.options.views == "first" else len(student.logits)
+        s, t = comparable(student.logits[:rows], teacher.logits[:rows], self.options.standardise)
+        return {LOSS: softened_kl(s, t, self.options.temperature)}

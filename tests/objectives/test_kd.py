@@ -71,3 +71,32 @@ def test_a_teacher_is_needed_with_a_classifier_over_the_same_classes() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             ObjectiveSet({"kd": {}}, replace(setup, teacher=teacher))
+
+
+def test_the_first_view_alone_is_the_first_rows() -> None:
+    setup = make_setup(views=3)
+    case = make_case(setup, 4)
+    part = case.part(build({"type": "kd", "views": "first"}, setup))
+    torch.testing.assert_close(part, loops(case.student.logits[:4], case.teacher.logits[:4], 4.0))
+    whole = case.part(build({"type": "kd"}, setup))
+    torch.testing.assert_close(whole, loops(case.student.logits, case.teacher.logits, 4.0))
+
+
+def test_standardised_logits_of_both_networks_are_compared() -> None:
+    def scores(logits: torch.Tensor) -> torch.Tensor:
+        return torch.stack([(row - row.mean()) / (row.std() + 1e-7) for row in logits])
+
+    setup = make_setup()
+    case = make_case(setup)
+    part = case.part(build({"type": "kd", "standardise": True, "temperature": 2}, setup))
+    torch.testing.assert_close(part, loops(scores(case.student.logits), scores(case.teacher.logits), 2.0))
+
+
+def test_standardised_the_scale_of_the_student_is_free() -> None:
+    setup = make_setup()
+    case = make_case(setup)
+    objectives = build({"type": "kd", "standardise": True}, setup)
+    case.student.logits = 0.2 * case.teacher.logits + 3.0
+    assert case.part(objectives).item() == pytest.approx(0.0, abs=1e-6)
+    case.student.logits = -case.teacher.logits
+    assert case.part(objectives).item() > 0.1
