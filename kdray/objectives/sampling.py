@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdray.objectives.draws import distinct, draw
 
-_POSITIVES, _NEGATIVES, _UNIFORM = 1, 2, 4
+_POSITIVES, _NEGATIVES, _UNIFORM, _OTHERS = 1, 2, 4, 5
 
 
 class ClassSampler(nn.Module):
@@ -69,6 +69,19 @@ class ClassSampler(nn.Module):
         position = draw(keys, count, seed=seed, step=step, tag=_NEGATIVES) % outside.clamp_min(1)
         position = position + torch.where(position >= start, size, 0)  # step over the class
         return self.order[position.clamp_max(self.samples - 1)], outside > 0
+
+    def others(
+        self, index: Tensor, labels: Tensor, keys: Tensor, count: int, *, seed: int, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """`count` independent uniform draws among all trained samples but the row's own, whatever their class.
+
+        Returns:
+            samples int64 [n, count] and whether the row has any such sample, bool [n, 1].
+        """
+        own = (self.starts[labels] + self.place[index])[:, None]
+        position = draw(keys, count, seed=seed, step=step, tag=_OTHERS) % max(self.samples - 1, 1)
+        position = (position + (position >= own)).clamp_max(self.samples - 1)
+        return self.order[position], torch.full_like(own, self.samples > 1, dtype=torch.bool)
 
     def uniform(self, count: int, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """`count` independent uniform draws among all trained samples: samples int64 [count], labels int64 [count]."""

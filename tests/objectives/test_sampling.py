@@ -31,6 +31,10 @@ def test_positives_and_negatives_are_what_they_are_called(
         strangers = [j for j, label in enumerate(labels) if label not in (labels[i], -1)]
         assert bool(exist[row]) == bool(strangers)
         assert not strangers or set(others[row].tolist()) <= set(strangers)
+    anyone, exist = sampler.others(index, mine, index, negatives, seed=0, step=step)
+    for row, i in enumerate(rows):
+        assert bool(exist[row]) == (len(rows) > 1)
+        assert len(rows) == 1 or set(anyone[row].tolist()) <= set(rows) - {i}
 
 
 def test_draws_are_uniform_over_what_they_may_draw() -> None:
@@ -44,6 +48,9 @@ def test_draws_are_uniform_over_what_they_may_draw() -> None:
     others, _ = sampler.negatives(mine, keys, 3, **WHERE)
     shares = torch.bincount(others.flatten(), minlength=10) / 60_000
     torch.testing.assert_close(shares[[0, 2, 4, 7, 8]], torch.full((5,), 0.2), atol=0.02, rtol=0)
+    rest, _ = sampler.others(index, mine, keys, 3, **WHERE)
+    shares = torch.bincount(rest.flatten(), minlength=10) / 60_000
+    torch.testing.assert_close(shares[[0, 1, 2, 4, 5, 7, 8, 9]], torch.full((8,), 1 / 8), atol=0.02, rtol=0)
     anyone, classes = sampler.uniform(60_000, **WHERE)
     shares = torch.bincount(anyone, minlength=10) / 60_000
     torch.testing.assert_close(shares[labels >= 0], torch.full((9,), 1 / 9), atol=0.02, rtol=0)

@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+from typing import Any
+
+FORMS: list[dict[str, Any]] = [
+    {"type": "crd", "dim": 7, "bank_samples": 6},
+    {"type": "crd", "dim": 7, "bank_samples": 6, "negatives": "all"},
+]
