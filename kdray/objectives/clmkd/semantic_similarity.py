@@ -26,6 +26,7 @@ from kdray.objectives.contract import (
 from kdray.objectives.gather import gather_rows, own_rows
 from kdray.objectives.heads import Projection, off_diagonal, unit
 from kdray.objectives.registry import register
+from kdray.objectives.sp import similarity_preserving
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
@@ -86,15 +87,6 @@ def gram_kl(
         return F.log_softmax((cosines / temperature).masked_fill(~other, _HIDDEN), dim=1)
 
     return F.kl_div(log_p(student, all_student), log_p(teacher, all_teacher), reduction="batchmean", log_target=True)
-
-
-def similarity_preserving(student: Tensor, teacher: Tensor, all_student: Tensor, all_teacher: Tensor) -> Tensor:
-    """||G_t - G_s||_F^2 / n^2 with G = rows of F F^T at unit length (Tung and Mori, ICCV 2019); m of n rows, times n/m.
-
-    student [m, d_s], teacher [m, d_t]; all_student [n, d_s], all_teacher [n, d_t].
-    """
-    difference = unit(teacher @ all_teacher.T) - unit(student @ all_student.T)
-    return difference.square().sum() / (len(student) * len(all_student))
 
 
 def centroid_kl(
