@@ -5,4 +5,7 @@ from typing import Any
 FORMS: list[dict[str, Any]] = [
     {"type": "crd", "dim": 7, "bank_samples": 6},
     {"type": "crd", "dim": 7, "bank_samples": 6, "negatives": "all"},
+    {"type": "supcon", "dim": 7},
+    {"type": "supcon", "dim": 7, "pairs": "cross", "head": "linear"},
+    {"type": "supcon", "dim": 7, "with_teacher": False},
 ]
