@@ -49,9 +49,30 @@ def log_partition(scores: Tensor, used: Tensor, samples: int) -> Tensor:
     scores [directions, n, K]; used bool [n, K] or [directions, n, K] -> [directions].
     """
     used = used.expand_as(scores)
-    sums = gather_rows(scores.masked_fill(~used, -math.inf).flatten(1).logsumexp(dim=1)[None, :]).logsumexp(dim=0)
-    slots = gather_rows(used.flatten(1).sum(dim=1)[None, :]).sum(dim=0)
-    return sums - slots.to(sums.dtype).log() + math.log(samples)
+    sums = scores.masked_fill(~used, -math.inf).flatten(1).logsumexp(dim=1)
+    return log_partition_of_sums(sums, used.flatten(1).sum(dim=1), samples)
+
+
+@torch.no_grad()
+def log_partition_of_sums(log_sums: Tensor, slots: Tensor, samples: int) -> Tensor:
+    """`log_partition` from this worker's log sum exp(a.m / tau) [directions] over its `slots` int64 [directions]."""
+    total = gather_rows(log_sums[None, :]).logsumexp(dim=0)
+    return total - gather_rows(slots[None, :]).sum(dim=0).to(total.dtype).log() + math.log(samples)
+
+
+def expect_z(module: nn.Module, directions: int) -> None:
+    """Give `module` the buffer `log_z` [directions], NaN until the first batch fixes it, and the flag `z_known`.
+
+    The flag stands on the host, so that no step waits for the device to learn whether Z is there.
+    """
+    module.register_buffer("log_z", torch.full((directions,), math.nan))
+    module.z_known = False  # type: ignore[assignment]
+    module.register_load_state_dict_post_hook(_look_at_z)
+
+
+def _look_at_z(module: nn.Module, incompatible: Any) -> None:
+    assert isinstance(module.log_z, Tensor)
+    module.z_known = not bool(module.log_z.isnan().any())  # type: ignore[assignment]
 
 
 class MemoryContrast(Objective):
@@ -65,6 +86,7 @@ class MemoryContrast(Objective):
     bank_student: Bank
     bank_teacher: Bank
     log_z: Tensor
+    z_known: bool
 
     def remember(self, setup: Setup, dim: int) -> None:
         """Build sampler, banks and Z."""
@@ -72,9 +94,7 @@ class MemoryContrast(Objective):
         self.sampler = ClassSampler(setup.labels, setup.num_classes)
         self.bank_student = Bank(setup.num_samples, dim)
         self.bank_teacher = Bank(setup.num_samples, dim)
-        self.register_buffer("log_z", torch.full((2,), math.nan))
-        self._z_known = False
-        self.register_load_state_dict_post_hook(_look_at_z)
+        expect_z(self, 2)
 
     def contrast(
         self,
@@ -100,9 +120,9 @@ class MemoryContrast(Objective):
         pull = pull / pull.sum(dim=1, keepdim=True)
         directions = [(u, self.bank_teacher), (v, self.bank_student)]
         scores = [bank.scores(rows.detach(), drawn) / temperature for rows, bank in directions]
-        if not self._z_known:
+        if not self.z_known:
             self.log_z.copy_(log_partition(torch.stack(scores), used, self.sampler.samples))
-            self._z_known = True
+            self.z_known = True
         total, noise = u.new_zeros(()), push.shape[1] / self.sampler.samples
         for (rows, bank), score, log_z in zip(directions, scores, self.log_z, strict=True):
             value, slope = noise_contrast(score, log_z, noise, pull, push)
@@ -114,8 +134,3 @@ class MemoryContrast(Objective):
         self.bank_student.update(everyone, gather_rows(u.detach()), momentum)
         self.bank_teacher.update(everyone, gather_rows(v.detach()), momentum)
         return total
-
-
-def _look_at_z(module: nn.Module, incompatible: Any) -> None:
-    assert isinstance(module, MemoryContrast)
-    module._z_known = not bool(module.log_z.isnan().any())

@@ -138,7 +138,7 @@ def test_memory_equals_loops_in_float32() -> None:
     case, objectives = make_case(setup, 6, dtype=torch.float32), build(MEMORY, setup, torch.float32)
     one = member(objectives)
     one.log_z.copy_(torch.tensor([4.0, 5.0]))
-    one._z_known = True
+    one.z_known = True
     u, v = embed(one.embed_student, case.student_pooled), embed(one.embed_teacher, case.teacher_pooled.detach())
     pos, neg = drawn(one, case)
     theirs = memory_loops(u, one.bank_teacher.vectors.clone(), math.exp(4), pos, neg, 6, 30, 0.07)

@@ -11,8 +11,9 @@ from torch import Tensor
 from kdray.errors import ConfigError
 from kdray.models.outputs import ModelInfo
 from kdray.objectives import ObjectiveSet, Targets, bank_bytes
-from kdray.objectives.clmkd.gradient_relation import GradientRelation, gradient_direction
+from kdray.objectives.clmkd.gradient_relation import GradientRelation
 from kdray.objectives.draws import row_keys
+from kdray.objectives.relation import anchor_rows, gradient_direction
 
 from .cases import STEP, Case, build, make_case, make_setup
 
@@ -48,7 +49,7 @@ def represent(source: str, head: Any, projection: Any, pooled: Tensor, logits: T
 def loops(case: Case, one: GradientRelation) -> Tensor:
     options, labels = one.options, case.targets.row_labels.tolist()
     index = case.targets.row_index.tolist()
-    anchors = one._anchors(row_keys(case.targets.index, case.targets.views), STEP).tolist()
+    anchors = anchor_rows(row_keys(case.targets.index, case.targets.views), options.anchors, STEP).tolist()
     total, pairs = case.student_pooled.new_zeros(()), 0
     for source in one.sources:
         s = represent(
@@ -180,11 +181,10 @@ def test_starts_near_the_log_of_the_number_of_candidates() -> None:
 
 
 def test_anchors_are_samples_and_change_with_the_step() -> None:
-    setup = make_setup()
-    one, index = member(build({**BASE, "anchors": 4}, setup)), torch.randperm(60)[:20]
-    chosen = [set(index[one._anchors(index, replace(STEP, step=step))].tolist()) for step in range(6)]
+    index = torch.randperm(60)[:20]
+    chosen = [set(index[anchor_rows(index, 4, replace(STEP, step=step))].tolist()) for step in range(6)]
     order = torch.randperm(20)
-    assert set(index[order][one._anchors(index[order], replace(STEP, step=0))].tolist()) == chosen[0]
+    assert set(index[order][anchor_rows(index[order], 4, replace(STEP, step=0))].tolist()) == chosen[0]
     assert all(len(c) == 4 for c in chosen) and len(set(map(frozenset, chosen))) > 3
 
 

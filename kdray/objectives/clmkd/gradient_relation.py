@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdray.errors import ConfigError
 from kdray.experiment.bounds import BelowOne, Count, Positive
 from kdray.objectives.bank import Bank
 from kdray.objectives.contract import (
@@ -28,16 +26,15 @@ from kdray.objectives.contract import (
     StepInfo,
     Targets,
 )
-from kdray.objectives.draws import draw, row_keys
+from kdray.objectives.draws import row_keys
 from kdray.objectives.gather import gather_rows, own_rows
-from kdray.objectives.heads import TINY, Projection, off_diagonal, unit
+from kdray.objectives.heads import Projection, off_diagonal, unit
 from kdray.objectives.registry import register
+from kdray.objectives.relation import Anchors, anchor_rows, check_head, gradient_direction, inverse_norm
 from kdray.objectives.sampling import ClassSampler
 
 if TYPE_CHECKING:
-    from kdray.models.outputs import ModelInfo, Outputs
-
-_ANCHORS = 3
+    from kdray.models.outputs import Outputs
 
 
 class GradientRelationConfig(ObjectiveConfig):
@@ -55,7 +52,7 @@ class GradientRelationConfig(ObjectiveConfig):
     """
 
     source: Literal["gradient", "feature", "both"] = "gradient"
-    anchors: Count | Literal["batch"] = 16
+    anchors: Anchors = 16
     temperature: Positive = 0.05
     gradient_temperature: Positive = 1.0
     negatives: Literal["different_class", "all"] = "different_class"
@@ -66,23 +63,6 @@ class GradientRelationConfig(ObjectiveConfig):
     momentum: BelowOne = 0.5
     dim: Count = 128
     gather: Gather = "global"
-
-
-def gradient_direction(
-    logits: Tensor, labels: Tensor, weight: Tensor, temperature: float = 1.0, target: str = "full"
-) -> Tensor:
-    """Direction of the gradient of each row's own cross-entropy with respect to its pooled vector.
-
-    g = W^T (softmax(z / T) - onehot(y)), unit length; logits [n, C], labels int64 [n], weight [C, d] -> [n, d].
-
-    softmax - onehot = (1 - p_y) (q - onehot), q the softmax over the other classes, and unit length cancels the factor
-    1 - p_y. So q - onehot is what is computed: it does not vanish, nor lose its digits, where the network is certain.
-    `target="non_target"` leaves the onehot out.
-    """
-    own = F.one_hot(labels, logits.shape[1]).bool()
-    others = (logits / temperature).masked_fill(own, -math.inf).softmax(dim=1)
-    residual = others - own.to(others.dtype) if target == "full" else others
-    return unit(residual @ weight)
 
 
 def relation_contrast(
@@ -110,19 +90,13 @@ def relation_contrast(
     """
     relations, references = query[None] - anchors[:, None], candidates[None] - anchors[:, None]
     # Lengths divide the products: unit vectors would cost several more passes over [A, n, d].
-    scale = _inverse_norm(relations)[:, :, None] * _inverse_norm(references)[:, None, :]
+    scale = inverse_norm(relations)[:, :, None] * inverse_norm(references)[:, None, :]
     scores = relations @ references.transpose(1, 2) * scale / temperature
     positive = scores.gather(2, place[None, :, None].expand(len(anchors), -1, 1)).squeeze(2)
     itself = place[:, None] == torch.arange(len(candidates), device=place.device)
     log_sum = scores.masked_fill(~(negative | itself), -math.inf).logsumexp(dim=2)
     pair = related & negative.any(dim=2)
     return torch.where(pair, log_sum - positive, 0.0).sum(), pair.sum()
-
-
-def _inverse_norm(x: Tensor) -> Tensor:
-    """1 / ||x|| along the last dimension, 0 without gradient where x vanishes."""
-    norm = torch.linalg.vector_norm(x, dim=-1)
-    return torch.where(norm > TINY, norm.clamp_min(TINY).reciprocal(), 0.0)
 
 
 @register("clmkd.gradient_relation")
@@ -140,8 +114,8 @@ class GradientRelation(Objective):
         assert setup.teacher is not None
         self.sources = ("gradient", "feature") if options.source == "both" else (options.source,)
         if "gradient" in self.sources:
-            _check_head(setup.student, "student", setup.num_classes)
-            _check_head(setup.teacher, "teacher", setup.num_classes)
+            check_head(setup.student, "student", setup.num_classes)
+            check_head(setup.teacher, "teacher", setup.num_classes)
         widths = setup.student.pooled_dim, setup.teacher.pooled_dim
         self.project_student, self.project_teacher = (
             nn.ModuleDict({source: Projection(width, options.dim, bias=False) for source in self.sources})
@@ -201,7 +175,7 @@ class GradientRelation(Objective):
             all_labels, all_index, all_keys = gather_rows(labels), gather_rows(index), gather_rows(keys)
             own = own_rows(len(labels))
         place = torch.arange(own.start, own.stop, device=labels.device)
-        anchors = self._anchors(all_keys, step)
+        anchors = anchor_rows(all_keys, options.anchors, step)
         related = place[None, :] != anchors[:, None]
         if options.mode == "inbatch":
             allowed = off_diagonal(len(labels), len(all_labels), own.start, labels.device)
@@ -235,12 +209,6 @@ class GradientRelation(Objective):
         bank.update(batch.all_index if whole else gather_rows(batch.all_index), everyone, self.options.momentum)
         return result
 
-    def _anchors(self, keys: Tensor, step: StepInfo) -> Tensor:
-        """Rows of the batch that serve as anchors: those whose samples draw the smallest numbers at this step."""
-        count = len(keys) if self.options.anchors == "batch" else min(self.options.anchors, len(keys))
-        numbers = draw(keys, 1, seed=step.seed, step=step.step, tag=_ANCHORS)[:, 0]
-        return numbers.topk(count, largest=False).indices
-
     def _rows(self, source: str, outputs: Outputs, head: nn.Linear | None, labels: Tensor) -> Tensor:
         if source == "feature":
             return unit(outputs.pooled)
@@ -266,11 +234,3 @@ def _bank_names(options: GradientRelationConfig) -> list[str]:
     sources = ("gradient", "feature") if options.source == "both" else (options.source,)
     networks = ("teacher", "student") if options.symmetric else ("teacher",)
     return [f"{source}_{network}" for source in sources for network in networks]
-
-
-def _check_head(model: ModelInfo, role: str, num_classes: int) -> None:
-    if not model.linear_head or model.num_classes is None:
-        problem = f"the {role} {model.name} does not end in one Linear on its pooled vector: no gradient to read"
-        raise ConfigError(problem, where="source", fix="Set it to feature")
-    if num_classes < 2:
-        raise ConfigError("one class has no gradient to compare", where="source", fix="Set it to feature")
