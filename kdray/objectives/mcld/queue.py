@@ -1,0 +1,56 @@
+"""The latest logits of the teacher, first in, first out: more rows to contrast with than a batch has.
+
+A teacher is fixed, so entries do not go stale as those of MoCo's moving encoder do (He et al., CVPR 2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kdray.objectives.draws import draw
+from kdray.objectives.gather import gather_rows
+
+_ORDER = 5
+EMPTY = -1
+
+
+class LogitQueue(nn.Module):
+    """`logits` float32 [Q, C] with their `labels` and sample `index`, int64 [Q], -1 where a slot is still empty.
+
+    `head` int64 [] is the slot that is written next. All are buffers, saved exactly, and equal on all workers: `push`
+    takes the rows of all of them, in an order that depends on the rows alone.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    index: Tensor
+    head: Tensor
+
+    def __init__(self, size: int, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("logits", torch.zeros(size, num_classes))
+        self.register_buffer("labels", torch.full((size,), EMPTY))
+        self.register_buffer("index", torch.full((size,), EMPTY))
+        self.register_buffer("head", torch.zeros((), dtype=torch.int64))
+
+    @staticmethod
+    def bytes(size: int, num_classes: int) -> int:
+        """What a queue of this size takes."""
+        return size * (4 * num_classes + 16) + 8 if size else 0
+
+    @torch.no_grad()
+    def push(self, logits: Tensor, labels: Tensor, index: Tensor, keys: Tensor, *, seed: int, step: int) -> None:
+        """Write this worker's rows, and those of all others, over the oldest entries.
+
+        logits [n, C]; labels, index and keys (`row_keys`) int64 [n]. Rows of one step go in by drawn numbers, so that
+        their order in the batch does not matter; of more than Q rows the last Q stay.
+        """
+        size = len(self.labels)
+        logits, labels, index, keys = (gather_rows(rows) for rows in (logits, labels, index, keys))
+        order = draw(keys, 1, seed=seed, step=step, tag=_ORDER)[:, 0].argsort(stable=True)[-size:]
+        slots = (self.head + torch.arange(len(order), device=order.device)) % size
+        self.logits[slots] = logits[order].to(self.logits.dtype)
+        self.labels[slots] = labels[order]
+        self.index[slots] = index[order]
+        self.head.add_(len(order)).remainder_(size)
