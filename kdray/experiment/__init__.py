@@ -3,7 +3,16 @@
 Pure: it reads the YAML files that it is given and nothing else; no torch, no Ray, no numpy.
 """
 
-from kdray.experiment.load import experiment_from_dict, load_experiment, place_of, read_tree, to_yaml
+from kdray.experiment.comparison import Comparison
+from kdray.experiment.load import (
+    comparison_from_dict,
+    experiment_from_dict,
+    load_comparison,
+    load_experiment,
+    place_of,
+    read_tree,
+    to_yaml,
+)
 from kdray.experiment.part import Part, digest_of
 from kdray.experiment.paths import get_path, set_path
 from kdray.experiment.schema import (
@@ -26,6 +35,7 @@ __all__ = [
     "Checkpointing",
     "Cluster",
     "Columns",
+    "Comparison",
     "Data",
     "Evaluate",
     "Experiment",
@@ -37,9 +47,11 @@ __all__ = [
     "Student",
     "Teacher",
     "Train",
+    "comparison_from_dict",
     "digest_of",
     "experiment_from_dict",
     "get_path",
+    "load_comparison",
     "load_experiment",
     "place_of",
     "read_tree",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,18 +17,22 @@ MOST_LINES = 5
 
 Place = Callable[[Path], str]  # where a key path was written: "file:line", "--set text"
 Said = tuple[str, str]  # problem, fix
+Problem = tuple[Path, Said]
 
 
-def explain(error: ValidationError, place: Place) -> ConfigError:
-    """Return the error to raise: the first problem, and up to four more on lines of their own."""
-    found: dict[tuple[Path, Said], None] = {}  # a dict keeps the order and drops repeats
+def problems(error: ValidationError) -> list[Problem]:
+    """What is wrong, and with which keys; each once."""
+    found: dict[Problem, None] = {}  # a dict keeps the order and drops repeats
     for item in error.errors(include_url=False):
-        path, said = _path(item), _say(item)
-        found[path, said] = None
+        found[_path(item), _say(item)] = None
     # What teacher.train has from the experiment's train is reported there, once.
-    problems = {(path, said[0]) for path, said in found}
-    kept = [(path, said) for path, said in found if path[:1] != ("teacher",) or (path[1:], said[0]) not in problems]
-    lines = [ConfigError(said[0], where=_where(path, said, place), fix=said[1]) for path, said in kept]
+    said_of = {(path, said[0]) for path, said in found}
+    return [(path, said) for path, said in found if path[:1] != ("teacher",) or (path[1:], said[0]) not in said_of]
+
+
+def explain(found: Sequence[Problem], place: Place) -> ConfigError:
+    """Return the error to raise: the first problem, and up to four more on lines of their own."""
+    lines = [ConfigError(said[0], where=_where(path, said, place), fix=said[1]) for path, said in found]
     first, more = lines[0], [str(line) for line in lines[1:MOST_LINES]]
     if len(lines) > MOST_LINES:
         more[-1] += f" (and {len(lines) - MOST_LINES} more)"

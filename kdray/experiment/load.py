@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,29 +11,53 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdray.errors import ConfigError, nearest
-from kdray.experiment.explain import Place, explain, show
-from kdray.experiment.merge import merge, override, teacher_train
-from kdray.experiment.paths import Keys, resolve, split_path
+from kdray.experiment.comparison import SHARED_KEYS, Comparison
+from kdray.experiment.explain import Problem, explain, problems, show
+from kdray.experiment.merge import merge, teacher_train
+from kdray.experiment.origin import VARIANTS, Origin
+from kdray.experiment.paths import resolve
 from kdray.experiment.schema import Experiment
+from kdray.experiment.sets import Set, in_order
+from kdray.experiment.variants import Layer, Trees, apply_set, expand
 from kdray.experiment.yaml_text import Document, dump, parse
 
 
-def load_experiment(path: str | FilePath, sets: Sequence[str] = ()) -> Experiment:
+def load_experiment(path: str | FilePath, sets: Sequence[str] = (), variant: str | None = None) -> Experiment:
     """Return the experiment in the YAML file at `path`, with its `base:` files under it and `sets` over it.
 
     Each of `sets` is "dotted.path=value", the value written as in YAML; later ones win. An experiment without a
-    name is called as its file. Raises ConfigError: one message with file, line, key path, value and the way out.
+    name is called as its file. Of a file with variants, `variant` says which. Raises ConfigError: one message with
+    file, line, key path, value and the way out.
     """
-    tree, origin = _read(path, sets)
-    return _validate(tree, origin.place)
+    return _one(load_comparison(path, sets, None if variant is None else [variant]), str(path))
+
+
+def load_comparison(
+    path: str | FilePath, sets: Sequence[str] = (), variants: Sequence[str] | None = None
+) -> Comparison:
+    """Return all experiments of the file at `path`: one for each variant, or its only one.
+
+    `variants` selects some; all are checked. Raises ConfigError as `load_experiment` does.
+    """
+    comparison = _validate(_read(path, sets))
+    return comparison if variants is None else comparison.only(variants)
 
 
 def read_tree(path: str | FilePath, sets: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the plain nested values that `load_experiment` checks: bases and `sets` merged in, nothing validated.
+    """Return the plain nested values that `load_comparison` checks: bases and `sets` merged in, nothing validated.
 
-    What `get_path` and `set_path` work on, and `experiment_from_dict` turns into an experiment. Raises ConfigError.
+    What `get_path` and `set_path` work on, and `comparison_from_dict` turns into experiments: of a file with variants,
+    each of them is whole. Raises ConfigError.
     """
-    return _read(path, sets)[0]
+    read = _read(path, sets)
+    if not read.variants:
+        return read.top
+    shared = {key: value for key, value in read.top.items() if key in SHARED_KEYS}
+    parts = {
+        name: {key: value for key, value in tree.items() if key not in SHARED_KEYS}
+        for name, tree in read.variants.items()
+    }
+    return shared | {VARIANTS: parts}
 
 
 def place_of(path: str | FilePath, sets: Sequence[str], key: str) -> str:
@@ -42,11 +65,12 @@ def place_of(path: str | FilePath, sets: Sequence[str], key: str) -> str:
 
     For errors that are found after the file was read. Raises ConfigError as `load_experiment` does.
     """
-    tree, origin = _read(path, sets)
+    read = _read(path, sets)
+    tree = {**read.top, VARIANTS: read.variants}
     try:
-        return origin.place(resolve(tree, key))
+        return read.origin.place(resolve(tree, key))
     except ConfigError:  # a path into something that is no map: the nearest that is one was written somewhere
-        return origin.place(resolve(tree, key.partition(".")[0]))
+        return read.origin.place(resolve(tree, key.partition(".")[0]))
 
 
 def experiment_from_dict(values: Mapping[str, Any], where: str = "experiment", sets: Sequence[str] = ()) -> Experiment:
@@ -54,114 +78,91 @@ def experiment_from_dict(values: Mapping[str, Any], where: str = "experiment", s
 
     Raises ConfigError as `load_experiment` does, with `where` in the place of file and line.
     """
+    return _one(comparison_from_dict(values, where, sets), where)
+
+
+def comparison_from_dict(values: Mapping[str, Any], where: str = "experiment", sets: Sequence[str] = ()) -> Comparison:
+    """As `experiment_from_dict`, with variants or without."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"an experiment is a dict, not {show(values)}", where=where, fix="Give {'data': ..., ...}")
-    tree, layers = _apply_sets(dict(values), [_Set(text) for text in sets])
-    return _validate(tree, _Origin(where, [], layers).place)
+    top = {key: value for key, value in values.items() if key != VARIANTS}
+    layers = [Layer(values.get(VARIANTS), lambda _: where)]
+    return _validate(_assemble(top, layers, [Set(text) for text in sets], where, []))
 
 
-def to_yaml(experiment: Experiment) -> str:
-    """Return the whole experiment, defaults included, as YAML that loads to an equal experiment."""
-    return dump(experiment.model_dump(mode="json"))
-
-
-def _validate(tree: dict[str, Any], place: Place) -> Experiment:
-    try:
-        return Experiment.model_validate(teacher_train(tree))
-    except ValidationError as error:
-        raise explain(error, place) from None
-
-
-class _Set:
-    """One `--set path=value`, and where its value landed."""
-
-    def __init__(self, text: str) -> None:
-        self.source = "--set " + (text if len(text) <= 200 else text[:197] + "...")
-        path, equals, value = text.partition("=")
-        self.path = path.strip()
-        if not equals or not self.path:
-            raise ConfigError("wants path=value", where=self.source, fix="Write --set train.epochs=5")
-        with _named(self.source):
-            self.parts = split_path(self.path)
-        if self.parts[0] == "base":
-            raise ConfigError("base cannot be set", where=self.source, fix="Write base: at the top of the file")
-        self.document = parse(value, self.source, has_lines=False, above=tuple(self.parts))
-        self.keys: Keys = ()
-
-    def apply(self, tree: dict[str, Any]) -> dict[str, Any]:
-        with _named(self.source):
-            self.keys = resolve(tree, self.path)
-            return override(tree, self.keys, self.document.value)
-
-    def gives(self, keys: Keys) -> bool:
-        depth = len(self.keys)
-        return keys[:depth] == self.keys and (len(keys) == depth or self.document.holds(keys[depth:]))
-
-
-@contextmanager
-def _named(source: str) -> Iterator[None]:
-    """Put the name of a `--set` on an error that comes from below."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(error.problem, where=source, fix=error.fix) from None
-
-
-def _apply_sets(tree: dict[str, Any], sets: Sequence[_Set]) -> tuple[dict[str, Any], list[_Set]]:
-    """Return the tree with all sets applied, and the sets, the last applied first."""
-    ordered: list[_Set] = []
-    for item in sets:
-        at = len(ordered)
-        if item.parts[-1] == "type":
-            # A new type drops the keys beside it, so it goes before sets of those keys, in whatever order they came,
-            # but not before one that gives the whole map or the same type.
-            while at and item.parts[: len(ordered[at - 1].parts)] != ordered[at - 1].parts:
-                at -= 1
-        ordered.insert(at, item)
-    for item in ordered:
-        tree = item.apply(tree)
-    return tree, ordered[::-1]
+def to_yaml(experiment: Experiment | Comparison) -> str:
+    """Return the whole experiment, defaults included, as YAML that loads to an equal one."""
+    comparison = experiment if isinstance(experiment, Comparison) else Comparison.of(experiment)
+    return dump(comparison.plain())
 
 
 @dataclass(frozen=True)
-class _Origin:
-    """Knows which text gave which key: the sets over the file over its bases."""
+class _Read:
+    """A file read and laid over its bases: the keys at its top, and each variant as a whole experiment."""
 
-    name: str
-    documents: list[Document]  # the file first, then its bases
-    sets: list[_Set]  # the last applied first
-
-    def place(self, keys: Keys) -> str:
-        for depth in range(len(keys), 0, -1):
-            found = self._exact(keys[:depth])
-            if found:
-                return found
-            if keys[:2] == ("teacher", "train") and depth > 2:  # it may have come from the experiment's train
-                found = self._exact(keys[1:depth])
-                if found:
-                    return found
-        return self.name
-
-    def _exact(self, keys: Keys) -> str | None:
-        over = next((item.source for item in self.sets if item.gives(keys)), None)
-        if over:
-            return over
-        under = next((document.place(keys) for document in self.documents if document.holds(keys)), None)
-        if under:
-            return under
-        return next((item.source for item in self.sets if item.keys[: len(keys)] == keys), None)
+    top: dict[str, Any]
+    variants: Trees
+    origin: Origin
 
 
-def _read(path: str | FilePath, sets: Sequence[str]) -> tuple[dict[str, Any], _Origin]:
-    changes = [_Set(text) for text in sets]
+def _one(comparison: Comparison, where: str) -> Experiment:
+    if len(comparison.experiments) == 1:
+        return comparison.first
+    names = ", ".join(comparison.experiments)
+    raise ConfigError(f"has {len(comparison.experiments)} variants", where=where, fix=f"Name one of {names}")
+
+
+def _validate(read: _Read) -> Comparison:
+    experiments: dict[str, Experiment] = {}
+    found: dict[str, list[Problem]] = {}
+    for name, tree in (read.variants or {"": read.top}).items():
+        try:
+            experiments[name] = Experiment.model_validate(teacher_train(tree))
+        except ValidationError as error:
+            found[name] = problems(error)
+    if found:
+        raise explain(_told_once(read, found) if read.variants else found[""], read.origin.place)
+    return Comparison(experiments)
+
+
+def _told_once(read: _Read, found: Mapping[str, list[Problem]]) -> list[Problem]:
+    """The problems of variants under their names; what all have from the top of the file is told of once, as it is."""
+    told: dict[Problem, None] = {}
+    for name, listed in found.items():
+        for path, said in listed:
+            everywhere = len(found) == len(read.variants) and all((path, said) in one for one in found.values())
+            own = any(read.origin.exact((VARIANTS, each, *path)) for each in found)
+            shared = everywhere and not own and (len(found) > 1 or read.origin.exact(path) is not None)
+            told[(path if shared else (VARIANTS, name, *path)), said] = None
+    return list(told)
+
+
+def _assemble(
+    top: dict[str, Any], layers: Sequence[Layer], sets: Sequence[Set], name: str, documents: list[Document]
+) -> _Read:
+    """Apply the sets of the top, lay the variants over it, and apply theirs."""
+    ordered = in_order(sets)
+    for item in ordered:
+        if item.parts[0] != VARIANTS:
+            top = item.apply(top)
+    trees = expand(top, layers)
+    for item in ordered:
+        if item.parts[0] == VARIANTS:
+            trees = apply_set(top, trees, item)
+    return _Read(top, trees, Origin(name, documents, ordered[::-1]))
+
+
+def _read(path: str | FilePath, sets: Sequence[str]) -> _Read:
+    changes = [Set(text) for text in sets]
     documents = _read_with_bases(FilePath(path))
-    tree: dict[str, Any] = {}
+    top: dict[str, Any] = {"name": None}
+    layers: list[Layer] = []
     for document in reversed(documents):
-        tree = merge(tree, {key: value for key, value in document.value.items() if key != "base"})
-    tree, layers = _apply_sets(tree, changes)
-    if tree.get("name") is None:
-        tree = {**tree, "name": FilePath(path).stem}
-    return tree, _Origin(str(path), documents, layers)
+        top = merge(top, {key: value for key, value in document.value.items() if key not in ("base", VARIANTS)})
+        layers.append(Layer(document.value.get(VARIANTS), document.place))
+    if top["name"] is None:
+        top["name"] = FilePath(path).stem
+    return _assemble(top, layers, changes, str(path), documents)
 
 
 def _read_with_bases(path: FilePath) -> list[Document]:

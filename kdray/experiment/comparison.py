@@ -1,0 +1,76 @@
+"""The experiments of one file: its only one, or one for each of its `variants:`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdray.errors import ConfigError, nearest
+from kdray.experiment.schema import Cluster, Experiment
+
+SHARED_KEYS = ("name", "cluster", "storage")  # a comparison is one run: these stand at the top of its file
+VARIANT_KEYS = tuple(key for key in Experiment.model_fields if key not in SHARED_KEYS)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Whole experiments by variant; a file without variants is one experiment under the name "".
+
+    They share `name`, `cluster` and `storage`.
+    """
+
+    experiments: Mapping[str, Experiment]
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Comparison:
+        """The comparison of an experiment with nothing."""
+        return cls({"": experiment})
+
+    @property
+    def has_variants(self) -> bool:
+        """Whether the experiments are variants with names."""
+        return "" not in self.experiments
+
+    @property
+    def first(self) -> Experiment:
+        """The first one, for what all share."""
+        return next(iter(self.experiments.values()))
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.first.name
+
+    @property
+    def cluster(self) -> Cluster:
+        """What the run asks of the cluster."""
+        return self.first.cluster
+
+    @property
+    def storage(self) -> str:
+        """Where the run leaves its artifacts."""
+        return self.first.storage
+
+    def only(self, names: Sequence[str], where: str = "--variant") -> Comparison:
+        """Return the variants of these names, in the file's order.
+
+        Raises:
+            ConfigError: an unknown name, or a file without variants.
+        """
+        if not self.has_variants:
+            raise ConfigError("the experiment has no variants", where=where, fix="Leave it out, or add variants:")
+        for name in names:
+            if name not in self.experiments:
+                there = f"Variants: {', '.join(self.experiments)}"
+                raise ConfigError(f"no variant {name!r}{nearest(name, self.experiments)}", where=where, fix=there)
+        return Comparison({name: each for name, each in self.experiments.items() if name in names})
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, defaults included, that are read back to an equal comparison."""
+        dumped = {name: each.model_dump(mode="json") for name, each in self.experiments.items()}
+        if not self.has_variants:
+            return dumped[""]
+        shared = next(iter(dumped.values()))
+        variants = {name: {key: values[key] for key in VARIANT_KEYS} for name, values in dumped.items()}
+        return {key: shared[key] for key in SHARED_KEYS} | {"variants": variants}
