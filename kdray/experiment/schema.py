@@ -189,14 +189,23 @@ def _cross_entropy() -> dict[str, dict[str, Any]]:
     return {"ce": {}}
 
 
+class TeacherData(Part):
+    """What a teacher is pretrained on unlike the student, laid over the experiment's `data`; None is as there."""
+
+    views: Count | None = None
+    augment: Transforms | None = None
+
+
 class Teacher(ModelSpec):
     """The teacher: `weights`, or pretrained with its own `objectives` and `train` (None = the experiment's `train`).
 
-    In a file `train` holds only what differs: it is merged over the experiment's before it is checked.
+    In a file `train` holds only what differs: it is merged over the experiment's before it is checked. `data` is what
+    its own training, and no other stage, does to the images.
     """
 
     objectives: Objectives = Field(default_factory=_cross_entropy)
     train: Train | None = None
+    data: TeacherData = Field(default_factory=TeacherData)
     min_accuracy: Unit | None = Field(default=None, json_schema_extra=OPERATIONAL)
 
     @model_validator(mode="after")
@@ -273,6 +282,12 @@ class Experiment(Part):
         if self.teacher is not None and self.teacher.train is not None:
             self._batch_divides(self.teacher.train, ("teacher", "train"))
         return self
+
+    @property
+    def teacher_data(self) -> Data:
+        """`data` as the teacher is pretrained on it."""
+        own = self.teacher.data if self.teacher is not None else TeacherData()
+        return self.data.model_copy(update={key: value for key, value in own if value is not None})
 
     def _batch_divides(self, train: Train, at: tuple[str, ...]) -> None:
         workers = max(self.cluster.workers, 1)

@@ -26,7 +26,7 @@ from kdray.objectives.contract import (
 from kdray.objectives.registry import Entry, parse
 
 if TYPE_CHECKING:
-    from kdray.models.outputs import Outputs
+    from kdray.models.outputs import Net, Outputs
 
 
 class ObjectiveSet(nn.Module):
@@ -68,6 +68,25 @@ class ObjectiveSet(nn.Module):
                 path = f"{where}.{entry.name}" + (f".{error.where}" if error.where else "")
                 raise type(error)(error.problem, where=path, fix=error.fix) from None
             self._names[key] = entry.name
+        changing = [self._names[key] for key, member in self.members.items() if _changes_network(member)]
+        if len(changing) > 1:
+            problem = f"{' and '.join(changing)} both change the network that is deployed, and there can be one"
+            raise ConfigError(problem, where=f"{where}.{changing[1]}", fix="Keep one of them")
+
+    def deployed(self, net: Net, teacher: Net | None) -> Net:
+        """The network to validate, test and export: the student `net`, or what a member makes of it.
+
+        Raises:
+            ConfigError: as that member's `deployed`.
+        """
+        for key, member in self.members.items():
+            assert isinstance(member, Objective)
+            try:
+                net = member.deployed(net, teacher)
+            except ConfigError as error:
+                path = f"objectives.{self._names[key]}" + (f".{error.where}" if error.where else "")
+                raise type(error)(error.problem, where=path, fix=error.fix) from None
+        return net
 
     @property
     def state_names(self) -> list[str]:
@@ -145,6 +164,12 @@ class Composite(Objective):
         members = [(member, getattr(options, name)) for name, member in cls.members_of.items()]
         return sum(member.bank_bytes(inner, setup) for member, inner in members if inner.weight > 0)
 
+    def deployed(self, net: Net, teacher: Net | None) -> Net:
+        for member in self.members.values():
+            assert isinstance(member, Objective)
+            net = member.deployed(net, teacher)
+        return net
+
     def _active(self, step: StepInfo) -> Iterator[tuple[str, Objective, float]]:
         for name, member in self.members.items():
             assert isinstance(member, Objective)
@@ -179,6 +204,12 @@ class Composite(Objective):
         return parts
 
 
+def _changes_network(member: nn.Module) -> bool:
+    if isinstance(member, Composite):
+        return any(_changes_network(inner) for inner in member.members.values())
+    return isinstance(member, Objective) and type(member).deployed is not Objective.deployed
+
+
 @contextmanager
 def _seeded(seed: int, name: str) -> Iterator[None]:
     """Run with torch's CPU generator at a state that depends on (seed, name) alone."""
@@ -209,7 +240,8 @@ def _check(entry: Entry, needs: Needs, setup: Setup, where: str) -> None:
             raise ConfigError(problem, where=where, fix="Use a teacher of the same classes")
     if setup.views < needs.min_views:
         problem = f"it needs {needs.min_views} views of every image, and data.views is {setup.views}"
-        raise ConfigError(problem, where=where, fix=f"Set data.views to {needs.min_views}")
+        key = "teacher.data.views" if where.startswith("teacher.") else "data.views"
+        raise ConfigError(problem, where=where, fix=f"Set {key} to {needs.min_views}")
     if needs.labels and (setup.labels is None or len(setup.labels) != setup.num_samples):
         given = "none" if setup.labels is None else str(len(setup.labels))
         raise ConfigError(f"it needs the labels of all {setup.num_samples} samples, and has {given}", where=where)

@@ -14,7 +14,7 @@ import torch
 from kdray.data.augment import build_augment, build_transform
 from kdray.data.dataset import Dataset
 from kdray.errors import ClusterError, ConfigError, DataError, ModelError, StoreError
-from kdray.experiment import Cluster, Data, Experiment
+from kdray.experiment import Cluster, Experiment
 from kdray.models.outputs import ModelInfo, Outputs
 from kdray.models.weights import is_published, load_weights
 from kdray.models.zoo import build
@@ -23,7 +23,7 @@ from kdray.objectives.contract import Setup, StepInfo, Targets
 from kdray.pipeline.estimate import Estimate, readable_bytes
 from kdray.pipeline.naming import named_model
 from kdray.pipeline.published import check_published
-from kdray.pipeline.stages import Stage
+from kdray.pipeline.stages import TEACHER_AUGMENT, Stage
 from kdray.store import Store
 from kdray.train.cluster import Shares, share_cpus
 from kdray.train.environment import cluster_address
@@ -33,14 +33,18 @@ from kdray.train.spec import NetSpec, StageSpec
 PROBE_SAMPLES = 64
 
 
-def check_data(data: Data) -> None:
+def check_data(experiment: Experiment) -> None:
     """Check the transforms, which need no data.
 
     Raises:
         ConfigError: one that does not exist, with a wrong parameter, or random in evaluation.
     """
-    build_augment(data.augment)
+    data, teacher = experiment.data, experiment.teacher
+    build_augment(data.augment, views=data.views)
     build_transform(data.eval_transform)
+    if teacher is not None and teacher.weights is None:
+        where = "data.augment" if teacher.data.augment is None else TEACHER_AUGMENT
+        build_augment(experiment.teacher_data.augment, where, experiment.teacher_data.views)
 
 
 def check_floor_can_be_known(experiment: Experiment, dataset: Dataset) -> None:

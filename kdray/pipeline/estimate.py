@@ -91,7 +91,7 @@ def estimate(stage: StageSpec, world: int) -> Estimate:
     # A training step is a forward and a backward of twice its cost; the teacher's forward comes once.
     flops = None
     if student.flops is not None:
-        flops = 3 * student.flops + (teacher.flops or 0 if teacher else 0)
+        flops = stage.data.views * (3 * student.flops + (teacher.flops or 0 if teacher else 0))
     return Estimate(
         student=student,
         teacher=teacher,

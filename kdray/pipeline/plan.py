@@ -89,7 +89,7 @@ class _Planning:
 
     def plan(self, fresh: bool, run_id: str | None) -> Plan:
         experiment = self.experiment
-        check_data(experiment.data)
+        check_data(experiment)
         dataset = self._dataset()
         self._devices()
         judged = dataset.test is not None or dataset.validation is not None

@@ -152,6 +152,9 @@ def _small_images(plain: dict[str, Any]) -> None:
         }
         if all(_takes(plain[role], size) for role in ("teacher", "student") if plain.get(role)):
             data |= small
+            own = (plain.get("teacher") or {}).get("data") or {}
+            if own.get("augment"):
+                own["augment"] = [_scaled(item, size / whole) for item in own["augment"]]
             return
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kdray.data.augment import output_size
 from kdray.data.dataset import Dataset
 from kdray.errors import ConfigError
 from kdray.experiment import Data, Experiment, ModelSpec, Student, Teacher, Train, digest_of
@@ -24,6 +25,7 @@ from kdray.train.spec import NetSpec, StageSpec
 
 FORMAT = 1  # raise when the same experiment must give another result: every artifact is then made anew
 EVALUATION_KEYS = ("eval_transform", "validation", "limit", "test_limit")
+TEACHER_AUGMENT = "teacher.data.augment"
 WHERE_DATA_LIES = ("train", "test", "root", "source", "samples", "classes")
 
 
@@ -144,13 +146,14 @@ def place_stages(
         teacher = draft.teacher
         if teacher is not None and draft.teacher_weights is None:
             teacher = replace(teacher, weights=shelf.store.path_uri(f"{taught}/model.safetensors"))
+        data, seen = data_of(experiment, dataset, draft)
         spec = StageSpec(
             name=draft.name,
             store=shelf.store.uri,
             folder=folder,
             net=draft.net,
-            data=experiment.data,
-            dataset=dataset,
+            data=data,
+            dataset=seen,
             evaluate=experiment.evaluate,
             seed=experiment.seed,
             device=experiment.cluster.device,
@@ -183,7 +186,7 @@ def identity_of(experiment: Experiment, dataset: Dataset, draft: Draft, taught: 
         given = draft.teacher_weights
         source = {"weights": given} if given is not None else {"artifact": str(taught).rpartition("/")[2]}
         source = source | {"model": draft.teacher.spec.canonical(results_only=True) | {"weights": None}}
-    data = _data_identity(experiment.data, training=draft.train is not None)
+    data = _data_identity(data_of(experiment, dataset, draft)[0], training=draft.train is not None)
     models = [draft.net.spec.model, *([draft.teacher.spec.model] if draft.teacher is not None else [])]
     code = source_digests(references(models, draft.objectives))
     return {
@@ -199,6 +202,14 @@ def identity_of(experiment: Experiment, dataset: Dataset, draft: Draft, taught: 
         "train": draft.train.canonical(results_only=True) if draft.train else None,
         "seed": experiment.seed if draft.train else None,
     }
+
+
+def data_of(experiment: Experiment, dataset: Dataset, draft: Draft) -> tuple[Data, Dataset]:
+    """What the stage of `draft` is told of the data: a teacher that is trained may have its own views and augment."""
+    if draft.name != "teacher" or draft.train is None or experiment.teacher_data == experiment.data:
+        return experiment.data, dataset
+    data = experiment.teacher_data
+    return data, replace(dataset, train_size=output_size(data.augment, None, TEACHER_AUGMENT, data.views))
 
 
 def _stem(draft: Draft, digest: str) -> str:

@@ -72,6 +72,7 @@ def stage_lines(stage: Stage, sizes: Estimate, exact: bool = True) -> list[str]:
     lines.append(
         f"  {train.epochs} epochs x {sizes.steps_per_epoch} steps of {train.batch} = {sizes.steps} steps, "
         f"{sizes.samples} samples ({sizes.dropped} of each epoch dropped)"
+        + (f", {spec.data.views} views of each" if spec.data.views > 1 else "")
     )
     if sizes.teacher is not None:
         lines.append(

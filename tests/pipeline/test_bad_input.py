@@ -91,6 +91,17 @@ CASES = {
         {"objectives": {"two": {"type": "own:TwoViews"}}},
         ["objectives.two: it needs 2 views of every image, and data.views is 1. Set data.views to 2"],
     ),
+    "views of the teacher too few": Case(
+        {"teacher": {"objectives": {"two": {"type": "own:TwoViews"}}}},
+        ["teacher.objectives.two: it needs 2 views of every image, and data.views is 1. Set teacher.data.views to 2"],
+    ),
+    "unknown transform of the teacher": Case(
+        {"teacher": {"data": {"augment": ["flipp"]}}}, ["teacher.data.augment.0", "(did you mean 'flip'?)"]
+    ),
+    "data that a teacher cannot have alone": Case(
+        {"teacher": {"data": {"source": "cifar10"}}},
+        ["teacher.data.source: unknown key 'source'. Write it as data.source"],
+    ),
     "unknown model": Case({"student": {"model": "resnet9"}}, ["student.model: unknown model 'resnet9'", "resnet8'?"]),
     "unknown model of the teacher": Case(
         {"teacher": {"model": "torchvision/resnet19", "params": None}},

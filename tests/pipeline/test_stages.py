@@ -51,6 +51,7 @@ ALL = TEACHER | ALONE_ONLY | STUDENT
         {"data": {"mode": "stream", "samples": 5, "max_bad_fraction": 0.5, "classes": 10}},
         {"teacher": {"min_accuracy": 0.01}},
         # defaults, written out
+        {"teacher": {"data": {"views": 1, "augment": ["pad_crop"]}}},  # as the experiment's
         {"seed": 0, "data": {"views": 1, "validation": 0.1}, "objectives": {"ce": {"weight": 1.0}}},
         {"train": {"optimizer": {"momentum": 0.9, "nesterov": False}, "schedule": {"type": "constant"}, "ema": None}},
         {"objectives": {"kd": {"schedule": {"type": "constant"}}}},
@@ -95,6 +96,8 @@ def test_comments_key_order_and_base_files_change_no_digest(lab: Lab, before: di
         ({"teacher": {"params": {"width": 0.5}}}, TEACHER | STUDENT),
         ({"teacher": {"objectives": {"ce": {"label_smoothing": 0.1}}}}, TEACHER | STUDENT),
         ({"teacher": {"train": {"epochs": 2}}}, TEACHER | STUDENT),
+        ({"teacher": {"data": {"views": 2}}}, TEACHER | STUDENT),
+        ({"teacher": {"data": {"augment": ["flip"]}}}, TEACHER | STUDENT),
     ],
 )
 def test_what_changes_a_result_changes_its_stages(
@@ -102,6 +105,24 @@ def test_what_changes_a_result_changes_its_stages(
 ) -> None:
     after = digests(plan_of(lab, {**changes, "student": ALONE["student"] | changes.get("student", {})}))
     assert {name for name in before if before[name] != after[name]} == changed | {"run"}
+
+
+def test_a_teachers_own_data_keeps_it_when_the_students_changes(lab: Lab) -> None:
+    own = {"teacher": {"data": {"views": 2, "augment": ["flip"]}}}
+    others = {"data": {"views": 3, "augment": ["pad_crop", "flip"]}}
+    before, after = (digests(plan_of(lab, own | changes)) for changes in ({}, others))
+    assert before["teacher"] == after["teacher"] and before["student"] != after["student"]
+    plan = plan_of(lab, own)
+    seen = {stage.name: (stage.spec.data.views, stage.spec.data.augment) for stage, _ in plan.stages}
+    assert seen == {"teacher": (2, ["flip"]), "student": (1, ["pad_crop"])}
+
+
+def test_a_teachers_own_data_has_no_part_in_its_evaluation(lab: Lab) -> None:
+    path = lab.folder / "given.safetensors"
+    save_file(build(ModelSpec(model="resnet8", params={"width": 0.25}), 10, 32).backbone.state_dict(), path)
+    given = {"teacher": {"weights": str(path)}}
+    own = {"teacher": {"weights": str(path), "data": {"views": 2, "augment": ["flip"]}}}
+    assert digests(plan_of(lab, given)) == digests(plan_of(lab, own))
 
 
 def test_a_teachers_own_train_keeps_it_when_the_students_changes(lab: Lab) -> None:
