@@ -8,4 +8,10 @@ FORMS: list[dict[str, Any]] = [
     {"type": "fitnet", "stage": [2, 1], "relu": False},
     {"type": "at"},
     {"type": "at", "p": 1, "stages": [1, [2, 1]]},
+    {"type": "review", "hidden": 4, "schedule": "constant", "weight": 1},
+    {"type": "review", "hidden": 3, "student": "preact", "teacher": "stages", "stages": [[2, 1], [3, 3]]},
+    {"type": "vid", "hidden": 6},
+    {"type": "vid", "variance": 0.5, "stages": [[1, 2], -1]},
+    {"type": "nst"},
+    {"type": "nst", "kernel": "linear", "stages": [[2, 1]]},
 ]
