@@ -8,4 +8,6 @@ FORMS: list[dict[str, Any]] = [
     {"type": "supcon", "dim": 7},
     {"type": "supcon", "dim": 7, "pairs": "cross", "head": "linear"},
     {"type": "supcon", "dim": 7, "with_teacher": False},
+    {"type": "crcd", "dim": 7, "bank_samples": 6, "anchors": 3},
+    {"type": "crcd", "dim": 7, "bank_samples": 6, "anchors": "batch", "negatives": "all", "source": "feature"},
 ]
