@@ -82,7 +82,7 @@ def build_chunk(
         except BadImage as error:
             return str(error) or "does not decode"
         try:
-            return [recipe.augment.apply(image, draws[view][i]) for view in views]
+            return [recipe.augment.apply(image, draws[view][i], view) for view in views]
         except DataError as error:
             where = f"{recipe.augment.where}: {error.where} on {recipe.manifest.position(int(index[i]))}"
             raise DataError(error.problem, where=where, fix=error.fix) from error
@@ -105,8 +105,9 @@ def build_chunk(
 def sizes_differ(recipe: Recipe, *rows: tuple[int, tuple[int, ...]]) -> DataError:
     """The error for two rows (dense number, shape) whose images cannot stand in one batch."""
     said = " and ".join(f"{recipe.manifest.position(i)} as {shape[1]} x {shape[0]}" for i, shape in rows)
+    what = "images come" if len({row for row, _ in rows}) > 1 else "an image's views come"
     return DataError(
-        f"images come out in different sizes: {said}",
+        f"{what} out in different sizes: {said}",
         where=recipe.augment.where,
         fix="End with {random_resized_crop: {size: 224}}, or {resize: {size: 256}} and {center_crop: {size: 224}}",
     )

@@ -99,7 +99,7 @@ def open_dataset(data: Data) -> Dataset:
         num_classes=manifest.num_classes,
         class_names=manifest.class_names,
         image_size=_evaluation_size(data, first),
-        train_size=output_size(data.augment, first, "data.augment"),
+        train_size=output_size(data.augment, first, "data.augment", data.views),
         mean=data.mean or manifest.mean or IMAGENET_MEAN,
         std=data.std or manifest.std or IMAGENET_STD,
         train=Split(manifest, train_rows[: data.limit], labels_digest),

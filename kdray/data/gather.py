@@ -1,7 +1,7 @@
-"""Crops and flips of images in one padded tensor on the device: a batch is one gather, whatever its samples.
+"""Crops, flips and quarter turns of images in one padded tensor on the device: a batch is one gather.
 
-The pixels of a crop lie in the padded images in rows that start at one flat pixel number and step by one, or by minus
-one where it is mirrored. These numbers are worked out for a whole epoch at once.
+What a view goes through is a window of the padded image, then one of the eight ways to lay a square on a square. Both
+are worked out for a whole epoch at once, without a pixel.
 """
 
 from __future__ import annotations
@@ -9,60 +9,119 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 
 from kdray.data.augment import Augment
-from kdray.data.ops import Size
-from kdray.data.transforms import Flip, PadCrop
+from kdray.data.ops import Op, Size
+from kdray.data.transforms import Flip, PadCrop, Rot90
+
+# How a window is laid down, added up: its rows in reverse order, then its columns, then rows and columns exchanged.
+MIRRORED, UPSIDE_DOWN, TRANSPOSED = 1, 2, 4
+LAYS = 8
 
 
 @dataclass(frozen=True)
 class GatherPlan:
-    """At most one pad_crop and one flip, and where their random numbers stand."""
+    """The views of `augment`, each made by at most one pad_crop and any flips and turns; the crop is one for all."""
 
+    augment: Augment
+    views: int
     crop: PadCrop
-    flip: Flip | None
-    crop_columns: slice | None
-    flip_columns: slice | None
-    flip_first: bool
 
     @staticmethod
-    def of(augment: Augment) -> GatherPlan | None:
-        """The plan for these transforms; None where they are more than one crop and one flip."""
-        crops = [i for i, op in enumerate(augment.ops) if isinstance(op, PadCrop)]
-        flips = [i for i, op in enumerate(augment.ops) if isinstance(op, Flip)]
-        if len(crops) > 1 or len(flips) > 1 or len(crops) + len(flips) < len(augment.ops):
+    def of(augment: Augment, views: int = 1) -> GatherPlan | None:
+        """The plan for these transforms; None where they are more than that."""
+        chains = [[op for op, _ in augment.chain(view)] for view in range(views)]
+        crops = [[op for op in chain if isinstance(op, PadCrop)] for chain in chains]
+        if any(len(found) > 1 for found in crops):
             return None
-        columns = augment.columns()
-        crop = augment.ops[crops[0]] if crops else PadCrop(padding=0)
-        flip = augment.ops[flips[0]] if flips else None
-        assert isinstance(crop, PadCrop) and (flip is None or isinstance(flip, Flip))
-        return GatherPlan(
-            crop,
-            flip,
-            columns[crops[0]] if crops else None,
-            columns[flips[0]] if flips else None,
-            bool(crops and flips and flips[0] < crops[0]),
-        )
+        if not all(isinstance(op, PadCrop | Flip | Rot90) for chain in chains for op in chain):
+            return None
+        kinds = {(crop.padding, crop.size, crop.fill): crop for found in crops for crop in found}
+        if len(kinds) > 1:
+            return None
+        return GatherPlan(augment, views, kinds.popitem()[1] if kinds else PadCrop(padding=0))
+
+    def size(self, size: Size) -> Size | None:
+        """Size of what comes out for images of `size`; None where it cannot be gathered: views of several sizes, or
+        quarter turns of what is not square.
+        """
+        chains = [self.augment.chain(view) for view in range(self.views)]
+        sizes = {self.augment.output_size(size, view) for view in range(self.views)}
+        only = sizes.pop() if len(sizes) == 1 else None
+        turned = any(isinstance(op, Rot90) and op.turns % 2 for chain in chains for op, _ in chain)
+        return None if turned and only is not None and only[0] != only[1] else only
 
 
 @dataclass(frozen=True)
 class Crops:
-    """The crops of an epoch, [steps, n]: number of the leftmost pixel of the first row, and whether it is mirrored."""
+    """The views of an epoch, [steps, V*b]: number of the window's first pixel, and how it is laid down (0..7)."""
 
     corner: torch.Tensor
-    mirrored: torch.Tensor
+    lay: torch.Tensor
+
+
+class _Frame:
+    """Where the pixels of images [...] under transforms lie in their source: pixel (i, j) of the result is at
+    (y + dy * i, x + dx * j), or with i and j exchanged where `transposed`. All are int64 [...], `transposed` a bool.
+    """
+
+    def __init__(self, shape: tuple[int, ...], size: Size) -> None:
+        self.y = self.x = np.zeros(shape, dtype=np.int64)
+        self.dy = self.dx = np.ones(shape, dtype=np.int64)
+        self.size = size
+        self.transposed = False
+
+    def go_through(self, op: Op, u: np.ndarray) -> None:
+        """Take up one transform with its numbers `u` float64 [..., draws]."""
+        if isinstance(op, PadCrop):
+            top, left = op.corners(u, self.size)
+            self._move(top - op.padding, left - op.padding)
+            self.size = op.crop(self.size)
+        elif isinstance(op, Flip):
+            self._mirror(op.flips(u))
+        elif isinstance(op, Rot90):
+            for _ in range(op.turns):  # a quarter turn mirrors, then exchanges rows and columns
+                self._mirror(np.bool_(True))
+                self.transposed = not self.transposed
+                self.size = self.size[1], self.size[0]
+
+    def window(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Top and left of the window in the source, and how it is laid down; each int64 [...]."""
+        height, width = reversed(self.size) if self.transposed else self.size
+        top = self.y - np.where(self.dy < 0, height - 1, 0)
+        left = self.x - np.where(self.dx < 0, width - 1, 0)
+        lay = MIRRORED * (self.dx < 0) + UPSIDE_DOWN * (self.dy < 0) + TRANSPOSED * self.transposed
+        return top, left, lay
+
+    def _move(self, down: np.ndarray, right: np.ndarray) -> None:
+        if self.transposed:
+            down, right = right, down
+        self.y, self.x = self.y + self.dy * down, self.x + self.dx * right
+
+    def _mirror(self, which: np.ndarray | np.bool_) -> None:
+        last = np.where(which, self.size[1] - 1, 0)
+        self._move(np.zeros_like(last), last)
+        sign = np.where(which, -1, 1)
+        if self.transposed:
+            self.dy = self.dy * sign
+        else:
+            self.dx = self.dx * sign
 
 
 class PixelStore(ABC):
-    """Padded images on a device. `images` uint8 [N, H, W, 3]."""
+    """Padded images on a device. `images` uint8 [N, H, W, 3], whose views `plan` can gather."""
 
     def __init__(self, images: np.ndarray, plan: GatherPlan, device: torch.device) -> None:
         self._plan = plan
         self._device = device
         self._size: Size = (images.shape[1], images.shape[2])
-        self._crop_size = plan.crop.crop(self._size)
+        crop_size = plan.size(self._size)
+        if crop_size is None:
+            raise ValueError(f"images of {self._size} cannot be gathered")
+        self._crop_size: Size = crop_size
         padded = np.stack([plan.crop.pad(image) for image in images]) if plan.crop.padding else images
         self._width = padded.shape[2]
         self._image_pixels = padded.shape[1] * padded.shape[2]
@@ -72,27 +131,30 @@ class PixelStore(ABC):
     def _store(self, pixels: np.ndarray) -> None:
         """Keep the padded images uint8 [N * padded H * padded W, 3]."""
 
-    def crops(self, at: np.ndarray, u: np.ndarray) -> Crops:
-        """The crops of images `at` int64 [steps, n] under the random numbers `u` float64 [steps, n, K]."""
-        plan, width = self._plan, self._crop_size[1]
-        top = left = np.zeros(at.shape, dtype=np.int64)
-        mirrored = np.zeros(at.shape, dtype=bool)
-        if plan.crop_columns is not None:
-            top, left = plan.crop.corners(u[..., plan.crop_columns], self._size)
-        if plan.flip is not None and plan.flip_columns is not None:
-            mirrored = plan.flip.flips(u[..., plan.flip_columns])
-        if plan.flip_first:  # the crop's place was drawn in the mirrored image
-            left = np.where(mirrored, self._width - width - left, left)
-        corner = at * self._image_pixels + top * self._width + left
-        return Crops(torch.from_numpy(corner).to(self._device), torch.from_numpy(mirrored).to(self._device))
+    def crops(self, at: np.ndarray, draws: list[np.ndarray]) -> Crops:
+        """All views of the images `at` int64 [steps, b], under the random numbers float64 [steps, b, K] of each."""
+        corners, lays = [], []
+        padding = self._plan.crop.padding
+        for view, u in enumerate(draws):
+            frame = _Frame(at.shape, self._size)
+            for op, columns in self._plan.augment.chain(view):
+                frame.go_through(op, u[..., columns])
+            top, left, lay = frame.window()
+            corners.append(at * self._image_pixels + (top + padding) * self._width + left + padding)
+            lays.append(lay)
+        corner, lay = (np.concatenate(parts, axis=1) for parts in (corners, lays))
+        return Crops(torch.from_numpy(corner).to(self._device), torch.from_numpy(lay).to(self._device))
 
     @abstractmethod
     def gather(self, crops: Crops, step: int) -> torch.Tensor:
-        """The images of a step: uint8 [n, 3, H, W] in channels_last memory, the caller's to change."""
+        """The images of a step: uint8 [V*b, 3, H, W] in channels_last memory, the caller's to change."""
 
 
 class HostStore(PixelStore):
-    """For CPUs: every crop is a window of one overlapping view, so copying it is copying runs of bytes."""
+    """For CPUs: every window is part of one overlapping view, so copying it is copying runs of bytes.
+
+    Windows that are laid down alike are turned together, as one tall image.
+    """
 
     def _store(self, pixels: np.ndarray) -> None:
         height, width = self._crop_size
@@ -103,12 +165,25 @@ class HostStore(PixelStore):
 
     def gather(self, crops: Crops, step: int) -> torch.Tensor:
         height, width = self._crop_size
-        pixels = self._windows[crops.corner[step].numpy()].reshape(-1, height, width, 3)
-        which = np.flatnonzero(crops.mirrored[step].numpy())
-        if len(which):
-            whole = pixels.reshape(-1).view("V3").reshape(-1, height, width)  # three bytes move as one
-            whole[which] = whole[which][:, :, ::-1]
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        corner, lay = crops.corner[step].numpy(), crops.lay[step].numpy()
+        images = np.empty((len(corner), height, width * 3), dtype=np.uint8)
+        for way in range(LAYS):
+            which = np.flatnonzero(lay == way)
+            if len(which):
+                images[which] = self._laid(self._windows[corner[which]], way)
+        return torch.from_numpy(images.reshape(-1, height, width, 3)).permute(0, 3, 1, 2)
+
+    def _laid(self, windows: np.ndarray, way: int) -> np.ndarray:
+        """Windows uint8 [n, H, W*3] laid down, of the same shape: those that are transposed are square."""
+        n, (height, width) = len(windows), self._crop_size
+        if way & MIRRORED:
+            windows = cv2.flip(windows.reshape(n * height, width, 3), 1).reshape(n, height, width * 3)
+        if way & UPSIDE_DOWN:
+            windows = windows[:, ::-1]
+        if way & TRANSPOSED:
+            tall = np.ascontiguousarray(windows).reshape(n * height, width, 3)
+            windows = cv2.transpose(tall).reshape(width, n, height * 3).transpose(1, 0, 2)
+        return windows
 
 
 class DeviceStore(PixelStore):
@@ -117,13 +192,15 @@ class DeviceStore(PixelStore):
     def _store(self, pixels: np.ndarray) -> None:
         height, width = self._crop_size
         self._pixels = torch.from_numpy(pixels).to(self._device)
-        down, right = torch.arange(height, device=self._device), torch.arange(width, device=self._device)
-        self._grid = down[:, None] * self._width + right
-        self._mirror = (width - 1 - 2 * right)[None, :]  # from column j to column width-1-j
+        grid = np.arange(height)[:, None] * self._width + np.arange(width)
+        upright = [grid, grid[:, ::-1], grid[::-1], grid[::-1, ::-1]]
+        # Windows that are not square are never transposed.
+        transposed = [way.T if height == width else way for way in upright]
+        self._grids = torch.from_numpy(np.stack(upright + transposed)).to(self._device)  # [LAYS, H, W]
 
     def gather(self, crops: Crops, step: int) -> torch.Tensor:
-        corner, mirrored = crops.corner[step, :, None, None], crops.mirrored[step, :, None, None]
-        return self._pixels[corner + self._grid + mirrored * self._mirror].permute(0, 3, 1, 2)
+        corner, lay = crops.corner[step, :, None, None], crops.lay[step]
+        return self._pixels[corner + self._grids[lay]].permute(0, 3, 1, 2)
 
 
 def pixel_store(images: np.ndarray, plan: GatherPlan, device: torch.device) -> PixelStore:

@@ -1,8 +1,8 @@
 """Feeds for small data: every image is decoded once and stays in memory, on the device where that can be.
 
-Images of one size under crops and flips (all of CIFAR training) lie on the device as one padded tensor, and a batch is
-one gather. Anything else, such as photographs of many sizes, stays decoded in this machine's memory and is augmented by
-threads ahead of the loop, with the functions that the stream uses.
+Images of one size under crops, flips and quarter turns (nearly all CIFAR training) lie on the device as one padded
+tensor, and a batch is one gather. Anything else, such as photographs of many sizes, stays decoded in this machine's
+memory and is augmented by threads ahead of the loop, with the functions that the stream uses.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class ResidentTrainFeed:
         self._data, self._rows = data, np.asarray(rows, dtype=np.int64)
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
         self._device = device
-        self._recipe = Recipe(manifest, build_augment(data.augment), seed, 0, data.views)
+        self._recipe = Recipe(manifest, build_augment(data.augment, views=data.views), seed, 0, data.views)
         self._images = Images(manifest, self._rows)
         self._bad = BadImages(manifest, len(rows), data.max_bad_fraction)
         self._bad.add(self._images.bad)
         self._store: PixelStore | None = None
-        plan = GatherPlan.of(self._recipe.augment)
+        plan = GatherPlan.of(self._recipe.augment, data.views)
         same = self._images.stacked if plan is not None else None
-        if plan is not None and same is not None:
+        if plan is not None and same is not None and plan.size(same.shape[1:3]) is not None:
             self._store = pixel_store(same, plan, device)
             self._images.forget()
 
@@ -94,12 +94,9 @@ class ResidentTrainFeed:
         images, views = self._images, recipe.views
         ids = images.ids[at]
         draws = [recipe.augment.draw(recipe.seed, recipe.epoch, ids.ravel(), view) for view in range(views)]
-        u = np.stack([draw.reshape(*at.shape, -1) for draw in draws], axis=1)  # [steps, V, b, K]
-        steps, numbers = len(at), u.shape[-1]
-        rows = np.repeat(at[:, None], views, axis=1).reshape(steps, -1)  # [steps, V*b]
-        crops = self._store.crops(rows, u.reshape(*rows.shape, numbers))
+        crops = self._store.crops(at, [draw.reshape(*at.shape, -1) for draw in draws])
         columns = [torch.from_numpy(c).to(self._device) for c in (images.labels[at], images.index[at], ids)]
-        for step in range(steps):
+        for step in range(len(at)):
             labels, index, sample_ids = (column[step] for column in columns)
             yield Batch(self._store.gather(crops, step), labels, index, sample_ids, views)
 

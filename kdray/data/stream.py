@@ -47,7 +47,7 @@ class StreamTrainFeed:
         self._data, self._manifest, self._rows = data, manifest, np.asarray(rows, dtype=np.int64)
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
         self._device = device
-        self._augment = build_augment(data.augment)
+        self._augment = build_augment(data.augment, views=data.views)
         self._engine = _Engine(manifest, use_ray, data_cpus, world)
         self._bad = BadImages(manifest, len(rows), data.max_bad_fraction)
 

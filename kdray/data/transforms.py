@@ -1,4 +1,4 @@
-"""The transforms: crops, flips and resizes of uint8 images in OpenCV, with torchvision's geometry."""
+"""The transforms: crops, flips, turns and resizes of uint8 images in OpenCV, with torchvision's geometry."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PadCrop(Op):
     `fill` is a grey value 0..255, or reflect. The classic CIFAR augmentation (He et al., CVPR 2016).
     """
 
-    draws: ClassVar[int] = 2
+    DRAWS: ClassVar[int] = 2
     padding: Natural = 4
     size: Count | None = None
     fill: Annotated[int, Field(ge=0, le=255)] | Literal["reflect"] = 0
@@ -89,7 +89,7 @@ class PadCrop(Op):
 class Flip(Op):
     """Mirror left and right with probability `p`."""
 
-    draws: ClassVar[int] = 1
+    DRAWS: ClassVar[int] = 1
     p: Unit = 0.5
 
     def flips(self, u: np.ndarray) -> np.ndarray:
@@ -100,6 +100,36 @@ class Flip(Op):
         return cv2.flip(image, 1) if self.flips(u) else image
 
 
+@register("rot90")
+class Rot90(Op):
+    """Turn by `turns` times 90 degrees, counter-clockwise."""
+
+    CODES: ClassVar[tuple[int, ...]] = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
+    turns: Annotated[int, Field(ge=0, le=3)] = 1
+
+    def apply(self, image: np.ndarray, u: np.ndarray) -> np.ndarray:
+        return cv2.rotate(image, self.CODES[self.turns - 1]) if self.turns else image
+
+    def output_size(self, size: Size | None) -> Size | None:
+        return (size[1], size[0]) if size is not None and self.turns % 2 else size
+
+
+@register("rot90_views")
+class Rot90Views(Op):
+    """Turn view v by v times 90 degrees, counter-clockwise: four views are an image's four rotations.
+
+    Images that are not square come out in two sizes, unless a later transform states one, such as the `size` of
+    pad_crop. The self-supervised task of Gidaris et al. (ICLR 2018), as in SSKD (ECCV 2020).
+    """
+
+    def of_view(self, view: int) -> Op | None:
+        turns = view % 4
+        return Rot90(turns=turns) if turns and super().of_view(view) else None
+
+    def apply(self, image: np.ndarray, u: np.ndarray) -> np.ndarray:
+        return image  # upright: in every other view a Rot90 stands in its place
+
+
 @register("random_resized_crop")
 class RandomResizedCrop(Op):
     """Crop a random part of `scale` of the area and of aspect `ratio`, resize it to `size` x `size`.
@@ -108,7 +138,7 @@ class RandomResizedCrop(Op):
     """
 
     TRIES: ClassVar[int] = 10
-    draws: ClassVar[int] = 2 * TRIES + 2
+    DRAWS: ClassVar[int] = 2 * TRIES + 2
     size: Count
     scale: Range = (0.08, 1.0)
     ratio: Range = (3 / 4, 4 / 3)

@@ -43,7 +43,7 @@ def declared_dataset(data: Data) -> Dataset | None:
         validation=_split("train", held_out, classes, data.limit) if held_out else None,
         test=_split("test", test, classes, data.test_limit),
         labels=np.arange(train - held_out, dtype=np.int64) % classes,
-        train_size=output_size(data.augment, (size, size) if size else None, "data.augment"),
+        train_size=output_size(data.augment, (size, size) if size else None, "data.augment", data.views),
     )
 
 

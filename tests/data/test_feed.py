@@ -21,6 +21,7 @@ from kdray.errors import ConfigError, DataError, KdrayError
 from .small import PER_CLASS, data, identical, photographs, squares
 
 CIFAR = ["pad_crop", "flip"]
+ROTATED = [{"flip": {"same": True}}, "rot90_views", "pad_crop"]
 IMAGENET = [{"random_resized_crop": {"size": 24}}, "flip"]
 MODES = ("stream", "resident")
 N = 203
@@ -59,6 +60,10 @@ def evaluation(manifest, mode, transform=(), *, rows=None, batch=16, rank=0, wor
         ("small", [], 1),
         ("small", IMAGENET, 2),
         ("photos", IMAGENET, 1),
+        ("small", ROTATED, 4),
+        ("small", ["pad_crop", "flip", {"rand_augment": {"views": [1]}}], 2),
+        ("small", ["color_jitter", "random_grayscale", "gaussian_blur"], 2),
+        ("photos", [{"resize": {"size": 32}}, "rot90_views", {"pad_crop": {"size": 28}}], 3),
         ("photos", [{"resize": {"size": 40}}, {"center_crop": {"size": 32}}, *CIFAR], 2),
     ],
 )
@@ -78,7 +83,7 @@ def test_both_modes_give_the_same_batches_bit_for_bit(request, kind, augment, vi
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("augment", [CIFAR, IMAGENET], ids=["gathered", "augmented"])
+@pytest.mark.parametrize("augment", [CIFAR, ROTATED, IMAGENET], ids=["gathered", "turned", "augmented"])
 def test_pixels_are_what_the_augmentation_makes_of_the_image(small, mode, augment) -> None:
     transform = build_augment(augment)
     for batch in feed(small, mode, augment, views=2).epoch(4):
@@ -87,7 +92,7 @@ def test_pixels_are_what_the_augmentation_makes_of_the_image(small, mode, augmen
         for view in (0, 1):
             draws = transform.draw(3, 4, rows.ids, view)
             for i, encoded in enumerate(rows.images):
-                expected = transform.apply(decode(encoded), draws[i])
+                expected = transform.apply(decode(encoded), draws[i], view)
                 assert np.array_equal(batch.images[view * 20 + i].permute(1, 2, 0), expected)
 
 
@@ -257,6 +262,9 @@ def test_images_of_several_sizes_are_an_error_with_a_way_out(photos, mode) -> No
         list(feed(photos, mode, CIFAR).epoch(0))
     assert "images come out in different sizes: " in str(error.value) and "random_resized_crop" in str(error.value)
     assert error.value.where == "data.augment"
+    with pytest.raises(DataError, match=r"data\.augment: an image's views come out in different sizes: .* as 32 x "):
+        turned = [{"resize": {"size": 32}}, "rot90_views"]
+        list(feed(photos, mode, turned, views=2, rows=np.arange(20)).epoch(0))
     with pytest.raises(DataError, match=r"data\.eval_transform: images come out in different sizes"):
         list(evaluation(photos, mode))
     with pytest.raises(DataError, match=r"data\.eval_transform: center_crop on .*parquet row \d+: an image of"):
@@ -281,6 +289,9 @@ def test_batches_that_cannot_be_are_refused(small) -> None:
         feed(small, "resident", ["padcrop"])
     with pytest.raises(ConfigError, match="flip is random"):
         evaluation(small, "stream", ["flip"])
+    for mode in MODES:
+        with pytest.raises(ConfigError, match=r"data\.augment\.0\.flip\.views: there is no view 2: data\.views is 2"):
+            feed(small, mode, [{"flip": {"views": [2]}}], views=2)
 
 
 # -- threads, modes, pixels --------------------------------------------------------------------------------------------
