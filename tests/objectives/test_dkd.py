@@ -49,7 +49,7 @@ def test_equals_loops(rows: int, classes: int, temperature: float, seed: int) ->
         torch.testing.assert_close(*gradients, atol=1e-10, rtol=1e-9)
 
 
-def test_with_the_published_weights_it_adds_up_to_kd() -> None:
+def test_the_two_parts_add_up_to_kd() -> None:
     """KD = TCKD + (1 - p_label of the teacher) NCKD, row by row: the identity that the method is named after."""
     random = torch.Generator().manual_seed(0)
     for _ in range(5):

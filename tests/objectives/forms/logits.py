@@ -13,4 +13,9 @@ FORMS: list[dict[str, Any]] = [
     {"type": "dist", "standardise": True, "beta": 0.5, "gamma": 2, "temperature": 1},
     {"type": "ckd"},
     {"type": "ckd", "standardise": True, "temperature": 0.1, "weight": 1},
+    {"type": "ctkd"},
+    {"type": "ctkd", "standardise": True, "instance": True, "hidden": 4},
+    {"type": "mld"},
+    {"type": "mld", "standardise": True, "select": "mask", "strong": "all", "temperatures": [1, 4]},
 ]
+DETACHED = [form for form in FORMS if form.get("instance")]
