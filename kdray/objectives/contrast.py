@@ -6,13 +6,24 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdray.objectives.gather import gather_rows, own_rows
-from kdray.objectives.heads import off_diagonal
+from kdray.objectives.heads import Projection, off_diagonal, unit
 
 if TYPE_CHECKING:
     from kdray.objectives.contract import Gather
+
+
+class MlpEmbed(nn.Module):
+    """Linear, ReLU, Linear, then unit length: [n, d_in] -> [n, d]; the hidden layer is as wide as the input."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.hidden, self.out = Projection(width, width), Projection(width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unit(self.out(self.hidden(x).relu()))
 
 
 def supervised_contrast(

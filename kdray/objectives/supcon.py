@@ -18,9 +18,9 @@ from kdray.objectives.contract import (
     StepInfo,
     Targets,
 )
-from kdray.objectives.contrast import label_contrast, supervised_contrast
+from kdray.objectives.contrast import MlpEmbed, label_contrast, supervised_contrast
 from kdray.objectives.gather import gather_rows
-from kdray.objectives.heads import Embed, Projection, unit
+from kdray.objectives.heads import Embed
 from kdray.objectives.registry import register
 
 if TYPE_CHECKING:
@@ -46,17 +46,6 @@ class SupConConfig(ObjectiveConfig):
     gather: Gather = "global"
 
 
-class _Mlp(nn.Module):
-    """Linear, ReLU, Linear, then unit length: [n, d_in] -> [n, d]."""
-
-    def __init__(self, width: int, dim: int) -> None:
-        super().__init__()
-        self.hidden, self.out = Projection(width, width), Projection(width, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return unit(self.out(self.hidden(x).relu()))
-
-
 @register("supcon")
 class SupCon(Objective):
     """Supervised contrast: rows of one class attract each other, between student and teacher or among views."""
@@ -69,7 +58,7 @@ class SupCon(Objective):
 
     def __init__(self, options: SupConConfig, setup: Setup) -> None:
         super().__init__(options, setup)
-        head = _Mlp if options.head == "mlp" else Embed
+        head = MlpEmbed if options.head == "mlp" else Embed
         self.embed_student = head(setup.student.pooled_dim, options.dim)
         if options.with_teacher:
             assert setup.teacher is not None
