@@ -70,6 +70,27 @@ def test_each_member_has_a_schedule_of_its_own() -> None:
     torch.testing.assert_close(after.total, after.parts["clmkd.ce"])
 
 
+def test_all_members_but_cross_entropy_taper_at_once() -> None:
+    case = make_case(make_setup())
+    params = {
+        "taper_epochs": 3,
+        "weight": 2,
+        "ce": {"weight": 0.5},
+        "kd": {"schedule": {"type": "warmup", "epochs": 2}},
+    }
+    before, last, after = (run(case, {"clmkd": params}, epoch) for epoch in (1.0, 6.9, 7.0))
+    assert before.weights["clmkd.kd"] == 1.0 and last.weights["clmkd.kd"] == 2.0
+    assert len(last.parts) == 5 and set(after.parts) == {"clmkd.ce"}
+    assert {name: w for name, w in after.weights.items() if w} == {"clmkd.ce": 1.0}
+    torch.testing.assert_close(after.total, after.parts["clmkd.ce"])
+
+
+def test_while_tapered_no_parameter_is_without_gradient() -> None:
+    objectives = ObjectiveSet({"clmkd": {"taper_epochs": 2}}, make_setup()).double()
+    make_case(make_setup()).run(objectives, replace(STEP, epoch=8.0, epochs=10)).total.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in objectives.parameters())
+
+
 def test_a_member_at_rest_leaves_no_parameter_without_gradient() -> None:
     setup = make_setup()
     rest = {"schedule": {"type": "warmup", "epochs": 1}}

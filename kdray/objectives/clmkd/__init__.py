@@ -6,6 +6,7 @@ Here stands the composite `clmkd`; each module works alone as `clmkd.NAME`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from kdray.experiment.bounds import NonNegative
@@ -14,7 +15,7 @@ from kdray.objectives.clmkd.class_guided import ClassGuided, ClassGuidedConfig
 from kdray.objectives.clmkd.gradient_relation import GradientRelation, GradientRelationConfig
 from kdray.objectives.clmkd.semantic_similarity import SemanticSimilarity, SemanticSimilarityConfig
 from kdray.objectives.combine import Composite
-from kdray.objectives.contract import ObjectiveConfig
+from kdray.objectives.contract import Objective, ObjectiveConfig, StepInfo, WeightSchedule
 from kdray.objectives.kd import KD, KDConfig
 from kdray.objectives.registry import register
 
@@ -29,8 +30,12 @@ class InBatchClassGuidedConfig(ClassGuidedConfig):
 
 
 class CLMKDConfig(ObjectiveConfig):
-    """One sub-config per member, each with its own weight and schedule; the composite's own multiply them all."""
+    """One sub-config per member, each with its own weight and schedule; the composite's own multiply them all.
 
+    `taper_epochs`: the last epochs, in which `ce` alone is left (CRCD's 10 of 250).
+    """
+
+    taper_epochs: NonNegative = 0.0
     ce: CEConfig = CEConfig()
     kd: KDConfig = KDConfig()
     class_guided: InBatchClassGuidedConfig = InBatchClassGuidedConfig()
@@ -53,3 +58,11 @@ class CLMKD(Composite):
         "gradient_relation": GradientRelation,
         "semantic_similarity": SemanticSimilarity,
     }
+
+    options: CLMKDConfig
+
+    def _active(self, step: StepInfo) -> Iterator[tuple[str, Objective, float]]:
+        taper = self.options.taper_epochs
+        alone = taper > 0 and WeightSchedule(type="taper", epochs=taper).at(step.epoch, step.epochs) == 0.0
+        for name, member, weight in super()._active(step):
+            yield name, member, 0.0 if alone and name != "ce" else weight
