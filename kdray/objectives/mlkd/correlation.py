@@ -1,0 +1,107 @@
+"""Knowledge correlation of MLKD: how alike rotated and upright images are to the student as to the teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdray.experiment.bounds import Count, NonNegative, Positive
+from kdray.objectives.contract import (
+    LOSS,
+    Gather,
+    Needs,
+    Objective,
+    ObjectiveConfig,
+    Setup,
+    StepInfo,
+    Targets,
+)
+from kdray.objectives.gather import gather_rows, own_rows
+from kdray.objectives.heads import off_diagonal, unit
+from kdray.objectives.mlp import MLPHead
+from kdray.objectives.registry import register
+
+if TYPE_CHECKING:
+    from kdray.models.outputs import Outputs
+
+_HIDDEN = -1e9
+"""Logit of what a softmax must not see: finite, so that the difference of two log-probabilities stays a number."""
+
+
+class CorrelationConfig(ObjectiveConfig):
+    """Options of `mlkd.correlation`.
+
+    - `temperature`: tau of both distributions.
+    - `min_views`: `data.views` has to be this at least; 1 allows the form for one view.
+    - `gather`: compare with the first views of the global batch or of the worker's own.
+    """
+
+    weight: NonNegative = 50.0
+    temperature: Positive = 0.5
+    min_views: Count = 4
+    gather: Gather = "global"
+
+
+def similarity_kl(
+    student: Tensor,
+    teacher: Tensor,
+    student_columns: Tensor,
+    teacher_columns: Tensor,
+    temperature: float,
+    seen: Tensor | None = None,
+) -> Tensor:
+    """Mean over rows a of KL(softmax_j(cos(t_a, t_j) / tau) || softmax_j(cos(s_a, s_j) / tau)), no tau^2.
+
+    student [m, d_s], teacher [m, d_t]; their columns [n, d_s], [n, d_t]; `seen` bool [m, n] tells which columns a row
+    is compared with (None: all).
+    """
+
+    def log_p(rows: Tensor, columns: Tensor) -> Tensor:
+        logits = unit(rows) @ unit(columns).T / temperature
+        return F.log_softmax(logits if seen is None else logits.masked_fill(~seen, _HIDDEN), dim=1)
+
+    return F.kl_div(
+        log_p(student, student_columns), log_p(teacher, teacher_columns), reduction="batchmean", log_target=True
+    )
+
+
+@register("mlkd.correlation")
+class Correlation(Objective):
+    """Distributions of similarity from the other views to the first ones, kept (MLKD's relational level)."""
+
+    config = CorrelationConfig
+    provenance = "author-code"
+    family = "relational"
+    source = "MLKD / DLKD: Ding et al., arXiv 2012.00573, TNNLS 2024; its views from SSKD, ECCV 2020"
+    options: CorrelationConfig
+
+    def __init__(self, options: CorrelationConfig, setup: Setup) -> None:
+        super().__init__(options, setup)
+        width = setup.student.pooled_dim
+        self.head = MLPHead(width, width, width, options.gather)
+
+    @classmethod
+    def needs(cls, options: CorrelationConfig) -> Needs:
+        return Needs(teacher_pooled=True, min_views=options.min_views)
+
+    def forward(
+        self,
+        targets: Targets,
+        student: Outputs,
+        teacher: Outputs | None,
+        student_head: nn.Linear | None,
+        teacher_head: nn.Linear | None,
+        step: StepInfo,
+    ) -> dict[str, Tensor]:
+        assert teacher is not None
+        options, samples, t = self.options, len(targets.labels), teacher.pooled
+        s = self.head(student.pooled)
+        own, columns_s, columns_t = slice(0, samples), s[:samples], t[:samples]
+        if options.gather == "global":
+            own, columns_s, columns_t = own_rows(samples), gather_rows(columns_s), gather_rows(columns_t)
+        if targets.views > 1:  # a row's own image stays among the columns: it is there upright, the row is not
+            return {LOSS: similarity_kl(s[samples:], t[samples:], columns_s, columns_t, options.temperature)}
+        other = off_diagonal(samples, len(columns_s), own.start, s.device)
+        return {LOSS: similarity_kl(s, t, columns_s, columns_t, options.temperature, other)}
