@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from kdray.errors import ModelError
+from kdray.models import composed
 from kdray.models.outputs import Net
 from kdray.models.registry import find
 from kdray.models.tapped import plain_copy
@@ -116,6 +117,8 @@ def _layout(net: Net) -> str:
     entry = find(name)
     if entry:
         return entry.layout
+    if name == composed.NAME:
+        return "kdray.models.composed: student.backbone of the student, projector, classifier"
     return f"{name} as that package defines it" if "/" in name else f"the module that {name} returns"
 
 

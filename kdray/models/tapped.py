@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdray.errors import ModelError, nearest
+from kdray.models.composed import Composed
 from kdray.models.layout import layout_of
 from kdray.models.outputs import ModelInfo, Net, Outputs
 from kdray.models.probe import Call, Trace, main_output, trace
@@ -212,8 +213,13 @@ class TappedNet(Net):
 
 
 def plain_copy(net: Net) -> nn.Module:
-    """A copy of the backbone in eval mode without any of this file's hooks: what leaves the house."""
+    """A copy of the backbone in eval mode without any of this file's hooks: what leaves the house.
+
+    A composed network reads a stage of its student, so it keeps them.
+    """
     plain = copy.deepcopy(net.backbone).eval()
+    if isinstance(plain, Composed):
+        return plain
     for part in plain.modules():
         for hooks in (part._forward_hooks, part._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(hook, _Hook)]:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdray.errors import ModelError, nearest
-from kdray.models import foreign
+from kdray.models import composed, foreign
 from kdray.models.blocks import Backbone
 from kdray.models.outputs import ModelInfo, Net
 from kdray.models.probe import IMAGES, quiet_random
@@ -54,6 +54,8 @@ def build(spec: Spec, num_classes: int | None, image_size: int) -> Net:
     Raises:
         ModelError: an unknown name, parameter or module; a network that cannot run on such images.
     """
+    if spec.model == composed.NAME:
+        return _build_composed(spec, num_classes, image_size)
     recipe = _recipe(spec, num_classes, image_size)
     plan = _plan(recipe)
     module = _construct(recipe)
@@ -68,6 +70,10 @@ def describe(spec: Spec, num_classes: int | None, image_size: int) -> ModelInfo:
     Only a foreign network that cannot be built there (it reads its own weights while it is built) is built on the CPU
     and thrown away. Raises the same ModelError as `build`.
     """
+    if spec.model == composed.NAME:
+        student, shape = composed.read_params(spec)
+        classes = _classes(composed.NAME, num_classes)
+        return composed.composed_info(describe(student, classes, image_size), shape, classes)
     plan = _plan(_recipe(spec, num_classes, image_size))
     return plan.info if isinstance(plan, TapPlan) else plan
 
@@ -121,9 +127,22 @@ def _construct(recipe: Mapping[str, Any]) -> nn.Module:
     name, num_classes, params = recipe["model"], recipe["num_classes"], recipe["params"]
     if foreign.is_foreign(name):
         return foreign.construct(name, num_classes, recipe["image_size"], params)
+    return _entry(name)(_classes(name, num_classes), params)
+
+
+def _classes(name: str, num_classes: int | None) -> int:
     if num_classes is None:
         raise ModelError(f"{name} needs a number of classes", where="model")
-    return _entry(name)(num_classes, params)
+    return num_classes
+
+
+def _build_composed(spec: Spec, num_classes: int | None, image_size: int) -> Net:
+    inside, shape = composed.read_params(spec)
+    classes = _classes(composed.NAME, num_classes)
+    student = build(inside, classes, image_size)
+    info = composed.composed_info(student.info, shape, classes)  # refuses what cannot be composed
+    projector = composed.Projector(info.stage_shapes[-1][0], shape.channels, shape.factor)
+    return composed.compose(student, projector, nn.Linear(shape.channels, classes), shape)
 
 
 def _chosen(module: nn.Module, names: list[str] | None) -> tuple[int, ...] | None:

@@ -54,6 +54,7 @@ class ObjectiveSet(nn.Module):
         self.needs = NOTHING
         self.members = nn.ModuleDict()
         self._names: dict[str, str] = {}
+        self._where = where
         for entry in entries:
             wanted = entry.objective.needs(entry.options)
             _check(entry, wanted, setup, f"{where}.{entry.name}")
@@ -84,7 +85,7 @@ class ObjectiveSet(nn.Module):
             try:
                 net = member.deployed(net, teacher)
             except ConfigError as error:
-                path = f"objectives.{self._names[key]}" + (f".{error.where}" if error.where else "")
+                path = f"{self._where}.{self._names[key]}" + (f".{error.where}" if error.where else "")
                 raise type(error)(error.problem, where=path, fix=error.fix) from None
         return net
 

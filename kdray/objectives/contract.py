@@ -21,7 +21,7 @@ from kdray.experiment.bounds import NonNegative
 from kdray.experiment.part import Part
 
 if TYPE_CHECKING:
-    from kdray.models.outputs import ModelInfo, Outputs
+    from kdray.models.outputs import ModelInfo, Net, Outputs
 
 Provenance = Literal["author-code", "paper", "reconstruction"]
 Gather = Literal["local", "global"]
@@ -183,6 +183,8 @@ class Objective(nn.Module, ABC):
     family: ClassVar[str]
     source: ClassVar[str]
     method: ClassVar[str] = ""
+    revision: ClassVar[int] = 1
+    """Raised when a default or the formula changes: what an earlier revision trained is not taken for this one's."""
 
     def __init__(self, options: ObjectiveConfig, setup: Setup) -> None:
         """Build heads and state for `setup`.
@@ -211,6 +213,17 @@ class Objective(nn.Module, ABC):
     def idle_parameters(self, step: StepInfo) -> Iterator[nn.Parameter]:
         """Parameters that this step's `forward` will not touch (DDP must see a gradient for them all the same)."""
         return iter(())
+
+    def deployed(self, net: Net, teacher: Net | None) -> Net:
+        """The network that is validated, tested and exported in place of the student `net`; `net` itself by default.
+
+        Another one shares its parameters with the student, this objective's heads and the (frozen) teacher, so that
+        training them trains it, and carries a recipe that builds it again.
+
+        Raises:
+            ConfigError: these networks cannot be put together.
+        """
+        return net
 
     @abstractmethod
     def forward(

@@ -43,6 +43,13 @@ class Job:
     checkpoints: Checkpoints | None = None
     rank: int = 0
     world: int = 1
+    deployed: Net | None = None
+
+    @property
+    def network(self) -> Net:
+        """What is validated, averaged and exported: `deployed` where an objective changes the network, else the one
+        trained."""
+        return self.trainable.net if self.deployed is None else self.deployed
 
 
 @dataclass

@@ -45,7 +45,7 @@ class Loop:
         self.divergence = Divergence(self.train.divergence_factor)
         self.optimizer = make_optimizer(self.train, [job.trainable])
         self.scaler = job.precision.scaler()
-        self.ema = Ema(job.trainable.net, self.train.ema) if self.train.ema is not None else None
+        self.ema = Ema(job.network, self.train.ema) if self.train.ema is not None else None
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.bad_rows: frozenset[int] = frozenset()  # images that did not decode, met before a resume
@@ -158,7 +158,7 @@ class Loop:
             raise
         if job.checkpoints:
             job.checkpoints.wait()
-        final = self.ema.shadow if self.ema else job.trainable.net
+        final = self.ema.shadow if self.ema else job.network
         return Outcome(
             history=self.history,
             last=snapshot(final.backbone.state_dict()),
@@ -286,7 +286,7 @@ class Loop:
         every = self.train.eval_every
         final = self.epoch == self.train.epochs
         if job.validate is not None and (final or (every and self.epoch % every == 0)):
-            net = self.ema.shadow if self.ema else job.trainable.net
+            net = self.ema.shadow if self.ema else job.network
             result = job.validate(net)
             row |= {f"val/{key}": value for key, value in result.items()}
             if self.best is None or result["top1"] > self.best["top1"]:

@@ -156,6 +156,7 @@ class StageWorker:
             seed=stage.seed,
             **self._feed_options(),
         )
+        deployed = objectives.deployed(net, teacher.net if teacher else None)
         board = Board(self.store, self.listener) if self.rank == 0 else None
         checkpoints = Checkpoints(self.store, train.checkpoint.keep)
         validation = dataset.validation
@@ -174,6 +175,7 @@ class StageWorker:
                 checkpoints=checkpoints,
                 rank=self.rank,
                 world=self.world,
+                deployed=deployed,
             )
         )
         try:
@@ -181,7 +183,7 @@ class StageWorker:
         finally:
             if board:
                 board.close()
-        return self._finish(net, outcome)
+        return self._finish(deployed, outcome)
 
     def _finish(self, net: Net, outcome: Outcome) -> dict[str, Any]:
         """Evaluate the last and the best weights on test, and export them (the best ones as the model)."""
@@ -200,6 +202,8 @@ class StageWorker:
                     self.store.write_bytes(f"{stem}.safetensors", tensors)
                     self.store.write_text(f"{stem}.json", text)
         return {
+            "parameters": net.info.parameters,  # of what is deployed, which may be more than the student
+            "flops_per_image": net.info.flops,
             "epochs": self.stage.train.epochs,
             "steps": outcome.steps,
             "resumed_from": outcome.resumed_from,

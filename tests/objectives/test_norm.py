@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdray.objectives.norm import BatchNorm
+from kdray.objectives.norm import BatchNorm, KeptBatchNorm
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5, 2)])
@@ -42,3 +42,29 @@ def test_float32_far_from_zero_keeps_its_digits() -> None:
 
 def test_nothing_to_save_but_scale_and_shift() -> None:
     assert set(BatchNorm(3).state_dict()) == {"weight", "bias"}
+
+
+def test_without_scale_and_shift() -> None:
+    x = torch.randn(6, 3, dtype=torch.float64) * 3 + 1
+    norm = BatchNorm(3, affine=False, eps=0.1)
+    torch.testing.assert_close(norm(x), nn.BatchNorm1d(3, affine=False, eps=0.1).double()(x))
+    assert list(norm.parameters()) == [] and norm.state_dict() == {}
+
+
+def test_kept_statistics_are_torchs_in_training_and_in_evaluation() -> None:
+    ours, theirs = KeptBatchNorm(3).double(), nn.BatchNorm2d(3).double()
+    for _ in range(3):
+        x = torch.randn(4, 3, 5, 2, dtype=torch.float64) * 3 + 2
+        torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    ours.eval(), theirs.eval()
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_kept_statistics_of_a_single_value_stay_finite() -> None:
+    norm = KeptBatchNorm(2)
+    norm(torch.full((1, 2, 1, 1), 5.0))
+    assert torch.equal(norm.running_mean, torch.full((2,), 0.5)) and torch.equal(
+        norm.running_var, torch.full((2,), 0.9)
+    )

@@ -105,9 +105,11 @@ def make_loop(tmp_path: Path) -> MakeLoop:
             epochs=config.epochs,
             seed=0,
         )
+        members = ObjectiveSet(objectives or {"ce": {}, "kd": {}}, setup)
+        frozen = freeze(teacher, PIXELS, FP32, SIZE)
         job = Job(
-            trainable=Trainable(student, ObjectiveSet(objectives or {"ce": {}, "kd": {}}, setup)),
-            teacher=freeze(teacher, PIXELS, FP32, SIZE),
+            trainable=Trainable(student, members),
+            teacher=frozen,
             feed=feed or DrawnFeed(),
             train=config,
             pixels=PIXELS,
@@ -117,6 +119,7 @@ def make_loop(tmp_path: Path) -> MakeLoop:
             listener=listener or Listener(),
             validate=validate,
             checkpoints=Checkpoints(Store(str(tmp_path / folder)), keep=2) if folder else None,
+            deployed=members.deployed(student, frozen.net),
         )
         return Loop(job)
 

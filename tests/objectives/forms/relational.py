@@ -9,4 +9,10 @@ FORMS: list[dict[str, Any]] = [
     {"type": "rkd", "angle": 0},
     {"type": "pkt"},
     {"type": "cc", "dim": 7},
+    {"type": "srd"},
+    {"type": "srd", "exponent": 2},
+    {"type": "srrl"},
+    {"type": "srrl", "connect": "map"},
+    {"type": "simkd"},
+    {"type": "simkd", "factor": 4},
 ]
