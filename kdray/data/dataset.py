@@ -11,6 +11,7 @@ import numpy as np
 
 from kdray.data.augment import output_size
 from kdray.data.decode import BadImage, decode
+from kdray.data.labels import part_of_classes, with_noise
 from kdray.data.manifest import Manifest, read_manifest
 from kdray.data.order import split_rows
 from kdray.data.reader import read_labels, read_rows
@@ -27,18 +28,22 @@ class Split:
     """Some rows of a set of shards: `rows` int64 [n] are dense row numbers of `manifest`.
 
     `labels_digest` is of all labels and ids of the set: the footers of foreign shards need not tell them apart.
+    `relabelled` int64 [N] are the labels by index where they are not the shards' own, and `labels_changed` says how
+    many of these rows that changes, where it is known.
     """
 
     manifest: Manifest
     rows: np.ndarray
     labels_digest: str = ""
+    relabelled: np.ndarray | None = None
+    labels_changed: int | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the whole set's content, whatever rows of it this is."""
+        """Digest of the whole set's content, wrong labels included, whatever rows of it this is."""
         return f"{self.manifest.fingerprint}-{self.labels_digest}"
 
 
@@ -46,7 +51,8 @@ class Split:
 class Dataset:
     """Train, validation and test rows, and what networks must know of them.
 
-    `labels` int64 [N] are those of the whole train manifest, indexed as the samples' `index`; `mean` and `std` are
+    `labels` int64 [N] are those of the whole train manifest, indexed as the samples' `index`, and with label noise
+    those that training sees; `mean` and `std` are
     per RGB channel of pixels in 0..1; `image_size` is the side, in pixels, of what networks see in evaluation,
     `train_size` of what they see in training, where it is known.
     """
@@ -86,7 +92,7 @@ def open_dataset(data: Data) -> Dataset:
         labels, ids = read_labels(manifest)
         first = _first_size(manifest)
     train_rows, validation_rows = split_rows(ids, data.validation)
-    labels_digest = _digest(labels, ids)
+    train = training_split(data, manifest, train_rows, labels, ids)
     test = None
     with _about(test_key):
         test_uri = resolve_source(data, "test")
@@ -102,11 +108,28 @@ def open_dataset(data: Data) -> Dataset:
         train_size=output_size(data.augment, first, "data.augment", data.views),
         mean=data.mean or manifest.mean or IMAGENET_MEAN,
         std=data.std or manifest.std or IMAGENET_STD,
-        train=Split(manifest, train_rows[: data.limit], labels_digest),
-        validation=Split(manifest, validation_rows[: data.limit], labels_digest) if len(validation_rows) else None,
+        train=train,
+        validation=Split(manifest, validation_rows[: data.limit], _digest(labels, ids))
+        if len(validation_rows)
+        else None,
         test=test,
-        labels=labels,
+        labels=labels if train.relabelled is None else train.relabelled,
     )
+
+
+def training_split(data: Data, manifest: Manifest, rows: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> Split:
+    """What is trained on: of the dense `rows` int64 [n] the part that `data` asks for, under the noise that it says.
+
+    `labels` and `ids` int64 [N] are those of all rows of `manifest`.
+
+    Raises:
+        DataError: noise where there is one class.
+    """
+    rows = part_of_classes(rows, labels, ids, data.fraction, data.fraction_seed)[: data.limit]
+    if data.label_noise is None:
+        return Split(manifest, rows, _digest(labels, ids))
+    noisy = with_noise(labels, rows, ids, data.label_noise, manifest.num_classes)
+    return Split(manifest, rows, _digest(noisy, ids), noisy, int((noisy != labels).sum()))
 
 
 def _digest(labels: np.ndarray, ids: np.ndarray) -> str:

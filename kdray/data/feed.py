@@ -31,6 +31,7 @@ def train_feed(
     *,
     batch: int,
     seed: int,
+    labels: np.ndarray | None = None,
     rank: int = 0,
     world: int = 1,
     device: torch.device | str = "cpu",
@@ -39,6 +40,7 @@ def train_feed(
 ) -> TrainFeed:
     """Feed the dense `rows` int64 [n] for training, in global batches of `batch` of which this rank gets 1 / `world`.
 
+    `labels` int64 [N] by dense row number stand in for the shards' own: the split's, where `data` asks for label noise.
     `use_ray` streams through Ray Data tasks with `data_cpus` CPUs for this rank (None: what is free), else through
     threads of this process.
 
@@ -46,9 +48,13 @@ def train_feed(
         ConfigError: transforms that do not exist, a batch that the ranks cannot share evenly.
         DataError: fewer rows than one batch.
     """
+    from kdray.data.relabelled import RelabelledFeed
     from kdray.data.resident import ResidentTrainFeed
     from kdray.data.stream import StreamTrainFeed
 
+    if (data.label_noise is None) != (labels is None):
+        raise ValueError("labels are given exactly where data.label_noise asks for others than the shards' own")
+    device = torch.device(device)
     if batch % world:
         raise ConfigError(
             f"a batch of {batch} cannot be shared evenly by {world} workers",
@@ -64,9 +70,12 @@ def train_feed(
     dropped = len(rows) % batch
     if dropped and rank == 0:
         log.info("%d of %d training images are left out of each epoch: no whole batch of %d", dropped, len(rows), batch)
+    feed: TrainFeed
     if will_stream(data, manifest, len(rows)):
-        return StreamTrainFeed(data, manifest, rows, batch, seed, rank, world, torch.device(device), use_ray, data_cpus)
-    return ResidentTrainFeed(data, manifest, rows, batch, seed, rank, world, torch.device(device))
+        feed = StreamTrainFeed(data, manifest, rows, batch, seed, rank, world, device, use_ray, data_cpus)
+    else:
+        feed = ResidentTrainFeed(data, manifest, rows, batch, seed, rank, world, device)
+    return feed if labels is None else RelabelledFeed(feed, labels, device)
 
 
 def eval_feed(

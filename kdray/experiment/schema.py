@@ -27,13 +27,29 @@ class Columns(Part):
     id: Text | None = None
 
 
+class LabelNoise(Part):
+    """Wrong labels on `fraction` of the training rows, drawn from `seed` and the sample ids.
+
+    permute exchanges the labels of these rows among themselves; uniform gives another class at random, pair the next.
+    """
+
+    fraction: Unit
+    type: Literal["permute", "uniform", "pair"] = "permute"
+    seed: Natural = 0
+
+
+def _none_where_zero(noise: LabelNoise | None) -> LabelNoise | None:
+    return noise if noise is not None and noise.fraction else None  # one meaning, one digest
+
+
 class Data(Part):
     """Where the samples lie, how they are read, and what is done to their pixels.
 
     `source` None (or shards, the same) means shards at the `train` and `test` URIs. `validation` is the fraction of
-    train held out by a hash of the sample id; `limit` keeps the first rows of train and of validation, `test_limit` of
-    test. `mean` and `std` are per RGB channel, of pixels in 0..1. `samples` declares the train size for a plan made
-    where the data cannot be reached.
+    train held out by a hash of the sample id; of what is left, training takes `fraction` of every class, by a hash of
+    the sample id and `fraction_seed`, and may be given wrong labels by `label_noise`. `limit` keeps the first rows of
+    train and of validation, `test_limit` of test. `mean` and `std` are per RGB channel, of pixels in 0..1. `samples`
+    declares the train size for a plan made where the data cannot be reached.
     """
 
     source: Annotated[Literal["digits", "cifar10", "cifar100", "shards"] | None, AfterValidator(_shards_is_none)] = None
@@ -49,6 +65,9 @@ class Data(Part):
     eval_transform: Transforms = Field(default_factory=list)
     views: Count = 1
     validation: BelowOne = 0.1
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    fraction_seed: Natural = 0
+    label_noise: Annotated[LabelNoise | None, AfterValidator(_none_where_zero)] = None
     limit: Count | None = None
     test_limit: Count | None = None
     mean: Mean | None = None
@@ -168,11 +187,13 @@ class ModelSpec(Part):
     """A model by name, with the builder's parameters. `stages` names the tapped modules of a foreign model.
 
     `weights` is a local path or URI; `pooled` names the module that gives the pooled features; `mean` and `std`
-    override the data's normalisation for a model that was trained with another.
+    override the data's normalisation for a model that was trained with another. `classifier: false` builds it without
+    its last Linear: no logits, and nothing that needs them.
     """
 
     model: Text
     weights: Text | None = None
+    classifier: bool = True
     params: Parameters = Field(default_factory=dict)
     stages: Annotated[list[Text], Field(min_length=1)] | None = None
     pooled: Text | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 
 from kdray.data.augment import output_size
-from kdray.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, Split
+from kdray.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset, Split, training_split
 from kdray.data.manifest import Manifest, ShardInfo
 from kdray.data.sources import builtin_facts
 from kdray.errors import InputError, StoreError
@@ -33,16 +34,20 @@ def declared_dataset(data: Data) -> Dataset | None:
     if train is None or classes is None or image_size is None:
         return None
     held_out = int(train * data.validation)
+    known = train - held_out
+    labels = np.arange(known, dtype=np.int64) % classes
+    rows = _split("train", known, classes, None)
+    trained = training_split(data, rows.manifest, rows.rows, labels, rows.rows)
     return Dataset(
         num_classes=classes,
         class_names=None,
         mean=data.mean or mean,
         std=data.std or std,
         image_size=image_size,
-        train=_split("train", train - held_out, classes, data.limit),
+        train=replace(trained, labels_changed=None),  # a guess says nothing of how many the noise leaves as they are
         validation=_split("train", held_out, classes, data.limit) if held_out else None,
         test=_split("test", test, classes, data.test_limit),
-        labels=np.arange(train - held_out, dtype=np.int64) % classes,
+        labels=labels,
         train_size=output_size(data.augment, (size, size) if size else None, "data.augment", data.views),
     )
 

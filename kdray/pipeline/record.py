@@ -56,9 +56,11 @@ def write_record(store: Store, record: dict[str, Any]) -> str:
 
 
 def split_facts(split: Split) -> dict[str, Any]:
-    """Where a split lies, how large it is, and the digest of its shards."""
+    """Where a split lies, how large it is, the digest of its shards, and how many of its labels noise changed."""
     manifest = split.manifest
-    return {"uri": manifest.uri, "images": len(split), "of": manifest.num_samples, "fingerprint": split.fingerprint}
+    noise = {} if split.labels_changed is None else {"labels_changed": split.labels_changed}
+    facts = {"uri": manifest.uri, "images": len(split), "of": manifest.num_samples, "fingerprint": split.fingerprint}
+    return facts | noise
 
 
 def versions() -> dict[str, str | None]:

@@ -30,12 +30,24 @@ def plan_lines(plan: Plan) -> list[str]:
         f"data: {', '.join(counts)} images, {dataset.num_classes} classes, {dataset.image_size} px, "
         f"{'streamed' if plan.stream else 'resident'}",
         f"      mean {_triple(dataset.mean)}  std {_triple(dataset.std)}",
+        *_training_rows(plan),
         f"storage: {experiment.storage}",
         f"cluster: {_cluster(plan)}",
     ]
     for stage, sizes in plan.stages:
         lines += stage_lines(stage, sizes, plan.exact)
     lines += [f"NOT CHECKED  {text}" for text in plan.not_checked]
+    return lines
+
+
+def _training_rows(plan: Plan) -> list[str]:
+    """What the experiment takes of the training data, and what it does to its labels."""
+    data, train = plan.experiment.data, plan.dataset.train
+    lines = [f"      {data.fraction:g} of every class of train"] if data.fraction < 1 else []
+    if data.label_noise is not None and train is not None:
+        changed = "?" if train.labels_changed is None else train.labels_changed
+        noise = f"{data.label_noise.type}, {data.label_noise.fraction:g}"
+        lines.append(f"      label noise ({noise}): {changed} of {len(train)} training labels are changed")
     return lines
 
 

@@ -78,6 +78,9 @@ def remarks(record: dict[str, Any]) -> list[str]:
     lines = []
     for stage in record["stages"]:
         lines += [f"{stage['title']}: {text}" for text in _stage_remarks(stage)]
+    train = record["data"].get("train", {})
+    if "labels_changed" in train:
+        lines.append(f"label noise: {train['labels_changed']} of {train['images']} training labels are changed")
     if "validation" not in record["data"]:
         lines.append("no validation split (data.validation: 0), so no best-on-validation weights")
     for stage in record["stages"]:

@@ -154,6 +154,7 @@ class StageWorker:
             dataset.train.rows,
             batch=train.batch,
             seed=stage.seed,
+            labels=dataset.train.relabelled,
             **self._feed_options(),
         )
         deployed = objectives.deployed(net, teacher.net if teacher else None)

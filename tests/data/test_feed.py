@@ -17,6 +17,7 @@ from kdray.data.feed import eval_feed, train_feed, will_stream
 from kdray.data.manifest import Manifest
 from kdray.data.reader import read_rows
 from kdray.errors import ConfigError, DataError, KdrayError
+from kdray.experiment import LabelNoise
 
 from .small import PER_CLASS, data, identical, photographs, squares
 
@@ -37,10 +38,10 @@ def photos(tmp_path_factory) -> Manifest:
     return photographs(tmp_path_factory.mktemp("photographs") / "set", 90)
 
 
-def feed(manifest, mode, augment=CIFAR, *, rows=None, batch=20, seed=3, rank=0, world=1, **settings):
+def feed(manifest, mode, augment=CIFAR, *, rows=None, batch=20, seed=3, rank=0, world=1, labels=None, **settings):
     rows = np.arange(manifest.num_samples) if rows is None else rows
     settings = {"shuffle_window_bytes": 40_000, **settings}
-    options = {"batch": batch, "seed": seed, "rank": rank, "world": world}
+    options = {"batch": batch, "seed": seed, "rank": rank, "world": world, "labels": labels}
     return train_feed(data(manifest, mode=mode, augment=augment, **settings), manifest, rows, **options)
 
 
@@ -251,6 +252,48 @@ def test_evaluation_leaves_bad_images_out_and_counts_them(spoiled, mode, world) 
 def test_a_split_of_bad_images_only_is_counted(tmp_path, mode) -> None:
     fed = evaluation(squares(tmp_path / "set", 5, bad=range(5)), mode)
     assert list(fed) == [] and fed.bad_images == 5
+
+
+# -- labels that are not the shards' own -------------------------------------------------------------------------------
+
+NOISE = LabelNoise(fraction=0.5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("world", [1, 2])
+def test_noisy_labels_come_with_their_images_and_change_nothing_else(small, mode, world) -> None:
+    labels = np.random.default_rng(5).permutation(N)
+    for rank in range(world):
+        options = {"rank": rank, "world": world}
+        clean, noisy = feed(small, mode, **options), feed(small, mode, labels=labels, label_noise=NOISE, **options)
+        assert (noisy.steps_per_epoch, noisy.dropped) == (clean.steps_per_epoch, clean.dropped)
+        for right, batch in zip(clean.epoch(1, 2), noisy.epoch(1, 2), strict=True):
+            assert batch.images.equal(right.images) and batch.ids.equal(right.ids) and batch.index.equal(right.index)
+            assert np.array_equal(batch.labels, labels[batch.index])
+            assert np.array_equal(right.labels, right.index // PER_CLASS)
+
+
+def test_a_bad_image_gives_its_noisy_label_away_too(spoiled) -> None:
+    labels = np.arange(N)[::-1].copy()
+    options = {"labels": labels, "label_noise": NOISE, "max_bad_fraction": 0.5}
+    one, other = (feed(spoiled, mode, **options) for mode in MODES)
+    for streamed, resident in zip(one.epoch(0), other.epoch(0), strict=True):
+        assert identical(streamed, resident) and np.array_equal(streamed.labels, labels[streamed.index])
+    assert one.bad_rows <= other.bad_rows == set(BAD) and other.bad_images == len(BAD)
+
+
+def test_an_epoch_of_noisy_labels_left_early_ends_its_threads(small) -> None:
+    batches = feed(small, "stream", labels=np.arange(N), label_noise=NOISE).epoch(0)
+    next(batches)
+    assert workers()
+    batches.close()
+    assert not workers()
+
+
+def test_noise_without_its_labels_is_a_mistake(small) -> None:
+    for options in ({"label_noise": NOISE}, {"labels": np.arange(N)}):
+        with pytest.raises(ValueError, match="exactly where"):
+            feed(small, "resident", **options)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -96,6 +96,16 @@ def test_the_plan_counts(lab: Lab, nothing_left: Any) -> None:
     assert "objectives: ce, kd" in stages[2] and "kd" not in stages[1]
 
 
+def test_the_plan_says_what_it_takes_of_train_and_how_many_labels_change(lab: Lab, nothing_left: Any) -> None:
+    few = {"data": {"limit": None, "fraction": 0.25, "label_noise": {"fraction": 0.2, "type": "uniform"}}}
+    out = nothing_left(few)
+    images = int(re.findall(r"train (\d+), validation", out)[0])
+    assert abs(images - 1438 * 0.9 * 0.25) < 12 and "      0.25 of every class of train\n" in out
+    assert f"label noise (uniform, 0.2): {round(images * 0.2)} of {images} training labels are changed\n" in out
+    unread = nothing_left({"data": few["data"] | {"root": str(lab.folder / "none"), "source": "cifar10"}})
+    assert "train 11250, " in unread and "(uniform, 0.2): ? of 11250 training labels" in unread
+
+
 def test_the_plan_names_banks_and_their_size(lab: Lab, nothing_left: Any) -> None:
     out = nothing_left({"objectives": {"clmkd.class_guided": {"mode": "memory"}}})
     (line,) = [line for line in out.splitlines() if "clmkd.class_guided" in line and "memory per worker" in line]

@@ -45,6 +45,18 @@ def test_a_record_says_what_ran_where_with_what(lab: Lab) -> None:
         assert stage["device"] and stage["precision"] == "fp32" and stage["world_size"] == 1
 
 
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+def test_a_run_under_label_noise_says_how_many_labels_changed(lab: Lab, mode: str) -> None:
+    noise = {"fraction": 0.5, "type": "uniform"}
+    done = lab.run(changes={"data": {"mode": mode, "label_noise": noise}, "teacher": None, "objectives": {"kd": None}})
+    assert done.code == 0, done.err
+    assert "label noise: 32 of 64 training labels are changed" in done.out
+    data = lab.record(done)["data"]
+    assert data["train"]["labels_changed"] == 32
+    assert "labels_changed" not in data["validation"] and "labels_changed" not in data["test"]
+    assert data["train"]["fingerprint"] != data["validation"]["fingerprint"]
+
+
 def test_a_record_holds_no_secret(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)

@@ -53,6 +53,7 @@ ALL = TEACHER | ALONE_ONLY | STUDENT
         # defaults, written out
         {"teacher": {"data": {"views": 1, "augment": ["pad_crop"]}}},  # as the experiment's
         {"seed": 0, "data": {"views": 1, "validation": 0.1}, "objectives": {"ce": {"weight": 1.0}}},
+        {"data": {"fraction": 1.0, "fraction_seed": 0, "label_noise": {"fraction": 0.0, "type": "pair"}}},
         {"train": {"optimizer": {"momentum": 0.9, "nesterov": False}, "schedule": {"type": "constant"}, "ema": None}},
         {"objectives": {"kd": {"schedule": {"type": "constant"}}}},
     ],
@@ -83,6 +84,10 @@ def test_comments_key_order_and_base_files_change_no_digest(lab: Lab, before: di
         ({"train": {"optimizer": {"lr": 0.1}}}, ALL),
         ({"data": {"limit": 96}}, ALL),
         ({"data": {"validation": 0}}, ALL),
+        ({"data": {"fraction": 0.5}}, ALL),
+        ({"data": {"fraction": 0.999, "fraction_seed": 1}}, ALL),
+        ({"data": {"label_noise": {"fraction": 0.2}}}, ALL),
+        ({"data": {"label_noise": {"fraction": 0.2, "type": "uniform", "seed": 1}}}, ALL),
         ({"data": {"augment": ["pad_crop", "flip"]}}, ALL),
         ({"data": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}}, ALL),
         ({"evaluate": {"precision": "bf16"}}, ALL),

@@ -123,6 +123,12 @@ def test_what_the_table_cannot_say(stage: int, values: dict[str, Any], said: str
     assert [line for line in remarks(changed(stage, **values)) if line.startswith(said)]
 
 
+def test_label_noise_is_told() -> None:
+    assert not [line for line in remarks(RECORD) if "label" in line]
+    noisy = RECORD | {"data": RECORD["data"] | {"train": {"images": 45000, "labels_changed": 8911}}}
+    assert "label noise: 8911 of 45000 training labels are changed" in remarks(noisy)
+
+
 def test_without_a_validation_split_it_says_so() -> None:
     record = copy.deepcopy(RECORD)
     assert not [line for line in remarks(record) if "no validation split" in line]
