@@ -102,10 +102,14 @@ def check_preact(setup: Setup, where: str) -> None:
 def check_positions(setup: Setup, pairs: list[tuple[int, int]], method: str) -> None:
     """Raise ConfigError where a pair of maps shares a single place, so that `method` would compare constants."""
     assert setup.teacher is not None
-    for s, t in pairs:
-        if math.prod(common_size(setup.student.stage_shapes[s], setup.teacher.stage_shapes[t])) == 1:
-            problem = f"{method} compares places, and stages {s + 1} and {t + 1} share only one: {shapes_text(setup)}"
-            raise ConfigError(problem, where="stages", fix="Leave that stage out")
+    student, teacher = setup.student.stage_shapes, setup.teacher.stage_shapes
+    flat = [(s, t) for s, t in pairs if math.prod(common_size(student[s], teacher[t])) == 1]
+    if flat:
+        s, t = flat[0]
+        left = [[s + 1, t + 1] for s, t in pairs if (s, t) not in flat]
+        problem = f"{method} compares places, and stages {s + 1} and {t + 1} share only one: {shapes_text(setup)}"
+        fix = f"Set stages to {left}" if left else "Use objectives that read vectors"
+        raise ConfigError(problem, where="stages", fix=fix)
 
 
 def common_size(student: tuple[int, ...], teacher: tuple[int, ...]) -> tuple[int, int]:

@@ -25,7 +25,7 @@ class SemCKDConfig(StagesConfig):
 
     - `attend`: what queries and keys are made of. `similarity`: how alike the row's map is to those of the batch (of
       all workers), as `quantiles` points of the sorted similarities. `pooled`: the row's own channel means.
-    - `dim`: width of queries and keys.
+    - `dim`: width of queries and keys. `hidden`: channels inside the translations, by default twice the teacher's.
     - `stages`: those that take part; every student stage of the list meets every teacher stage of it.
     """
 
@@ -33,6 +33,7 @@ class SemCKDConfig(StagesConfig):
     attend: Literal["similarity", "pooled"] = "similarity"
     quantiles: Count = 64
     dim: Count = 16
+    hidden: Count | None = None
 
 
 def quantiles(values: Tensor, count: int) -> Tensor:
@@ -73,10 +74,9 @@ class Embedding(nn.Sequential):
 
 
 class Translation(nn.Sequential):
-    """1x1, 3x3, 1x1 convolutions with batch norm and ReLU between them, twice the teacher's channels inside."""
+    """1x1, 3x3, 1x1 convolutions with batch norm and ReLU between them, `inner` channels inside."""
 
-    def __init__(self, channels_s: int, channels_t: int) -> None:
-        inner = 2 * channels_t
+    def __init__(self, channels_s: int, channels_t: int, inner: int) -> None:
         first = Conv(channels_s, inner, 1), BatchNorm(inner), nn.ReLU()
         super().__init__(*first, Conv(inner, inner, 3), BatchNorm(inner), nn.ReLU(), Conv(inner, channels_t, 1))
 
@@ -110,7 +110,9 @@ class SemCKD(Objective):
             return nn.ModuleList(Embedding(width, options.dim) for width in enters)
 
         self.queries, self.keys = embeddings(widths_s), embeddings(widths_t)
-        self.translations = nn.ModuleList(nn.ModuleList(Translation(s, t) for t in widths_t) for s in widths_s)
+        self.translations = nn.ModuleList(
+            nn.ModuleList(Translation(s, t, options.hidden or 2 * t) for t in widths_t) for s in widths_s
+        )
 
     @classmethod
     def needs(cls, options: Any) -> Needs:

@@ -93,10 +93,15 @@ def test_a_dead_map_has_no_gradient() -> None:
 
 
 def test_one_place_is_nothing_to_compare() -> None:
-    flat = ModelInfo("flat", num_classes=5, pooled_dim=6, stage_shapes=((4, 8, 8), (6, 1, 1)))
-    with pytest.raises(ConfigError, match=r"share only one: flat has 4x8x8, 6x1x1; large has"):
-        ObjectiveSet({"at": {}}, replace(make_setup(), student=flat))
-    assert ObjectiveSet({"at": {"stages": [1]}}, replace(make_setup(), student=flat)).needs.stages
+    def info(*shapes: tuple[int, ...]) -> ModelInfo:
+        return ModelInfo("flat", num_classes=5, pooled_dim=6, stage_shapes=shapes)
+
+    setup = replace(make_setup(), student=info((4, 8, 8), (6, 1, 1)))
+    with pytest.raises(ConfigError, match=r"share only one: flat has 4x8x8, 6x1x1; large has.*\[\[1, 2\]\]"):
+        ObjectiveSet({"at": {}}, setup)
+    assert ObjectiveSet({"at": {"stages": [[1, 2]]}}, setup).needs.stages
+    with pytest.raises(ConfigError, match=r"Use objectives that read vectors"):
+        ObjectiveSet({"at": {}}, replace(make_setup(), student=info((6, 1, 1))))
 
 
 def test_the_teacher_stays_as_it_is() -> None:

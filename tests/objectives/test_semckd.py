@@ -138,6 +138,14 @@ def test_every_stage_of_one_meets_every_stage_of_the_other() -> None:
     assert (member.own, member.other) == ([0, 1, 2], [1, 2, 3, 4])
 
 
+def test_channels_inside_the_translations() -> None:
+    def inside(**params: int) -> list[int]:
+        member = SemCKD(SemCKDConfig.model_validate(params), make_setup())
+        return [translation[3].in_channels for translation in member.translations[0]]
+
+    assert inside() == [10, 14, 18] and inside(hidden=3) == [3, 3, 3]
+
+
 def test_chosen_stages() -> None:
     options = SemCKDConfig.model_validate({"stages": [[3, 1], [3, 2], [1, -1]]})
     member = SemCKD(options, make_setup())

@@ -17,5 +17,5 @@ FORMS: list[dict[str, Any]] = [
     {"type": "ofd"},
     {"type": "ofd", "stages": [[2, 1], [1, 2]], "margin_batches": 1, "decay": 1, "weight": 0.01},
     {"type": "semckd", "quantiles": 5, "dim": 6},
-    {"type": "semckd", "attend": "pooled", "dim": 6, "stages": [1, [3, 2]]},
+    {"type": "semckd", "attend": "pooled", "dim": 6, "hidden": 5, "stages": [1, [3, 2]]},
 ]
