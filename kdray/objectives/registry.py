@@ -213,6 +213,17 @@ def normalise(objectives: Mapping[str, Any], where: str = "objectives") -> dict[
     return result
 
 
+def revisions(objectives: Mapping[str, Any], where: str = "objectives") -> dict[str, int]:
+    """Revision of every objective here that is past its first: part of a digest, for defaults are not.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    return {
+        entry.name: entry.objective.revision for entry in parse(objectives, where) if entry.objective.revision > 1
+    }
+
+
 def needs(objectives: Mapping[str, Any], where: str = "objectives") -> Needs:
     """The union of what these objectives need; what has weight 0 needs nothing.
 

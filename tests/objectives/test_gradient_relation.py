@@ -17,7 +17,12 @@ from kdray.objectives.relation import anchor_rows, gradient_direction
 
 from .cases import STEP, Case, build, make_case, make_setup
 
-BASE: dict[str, Any] = {"type": "clmkd.gradient_relation", "dim": 7}
+BASE: dict[str, Any] = {
+    "type": "clmkd.gradient_relation",
+    "dim": 7,
+    "source": "gradient",
+    "negatives": "different_class",
+}
 
 
 def member(objectives: ObjectiveSet) -> GradientRelation:
@@ -108,6 +113,7 @@ def loops(case: Case, one: GradientRelation) -> Tensor:
 
 FORMS: list[dict[str, Any]] = [
     {"anchors": 3},
+    {"anchors": 3, "source": "both", "negatives": "all"},
     {"anchors": "batch"},
     {"anchors": 3, "source": "feature"},
     {"anchors": 2, "source": "both", "symmetric": True},
@@ -130,6 +136,11 @@ def test_equals_loops(form: dict[str, Any], rows: int, views: int) -> None:
     if rows * views > 2:
         ours_by, theirs_by = (torch.autograd.grad(x, leaves, retain_graph=True) for x in (ours, theirs))
         torch.testing.assert_close(ours_by, theirs_by)
+
+
+def test_features_and_all_negatives_are_the_default() -> None:
+    one = member(build({"type": "clmkd.gradient_relation"}, make_setup()))
+    assert (one.options.source, one.options.negatives, one.options.anchors) == ("both", "all", 16)
 
 
 def test_equals_loops_in_float32() -> None:

@@ -51,6 +51,7 @@ class CLMKD(Composite):
     provenance = "reconstruction"
     family = "contrastive"
     source = "CLMKD (CAAI TIT 2025), modules rebuilt from CRCKD, CRD, CRCD and MLKD"
+    revision = 2  # that of its gradient relation
     members_of: ClassVar = {
         "ce": CE,
         "kd": KD,

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 class GradientRelationConfig(ObjectiveConfig):
     """Options of `clmkd.gradient_relation`.
 
-    - `source`: relate `gradient`s, `feature`s, or `both` (the sum of two losses, as CRCD).
+    - `source`: relate `gradient`s, `feature`s, or `both` (the sum of two losses, as CRCD): gradients alone, a function of
+      the logits, teach nothing that `kd` does not.
     - `anchors`: how many rows of the batch serve as anchors, or `batch` for all.
     - `temperature`: tau_g of the contrast. `gradient_temperature`: T_g, softens the softmax inside the gradient.
     - `negatives`: rows of a `different_class` than the query's, or `all` other rows.
@@ -51,11 +52,11 @@ class GradientRelationConfig(ObjectiveConfig):
     - `dim`: d of the projections. `gather`: negatives and anchors from the global batch or the worker's own.
     """
 
-    source: Literal["gradient", "feature", "both"] = "gradient"
+    source: Literal["gradient", "feature", "both"] = "both"
     anchors: Anchors = 16
     temperature: Positive = 0.05
     gradient_temperature: Positive = 1.0
-    negatives: Literal["different_class", "all"] = "different_class"
+    negatives: Literal["different_class", "all"] = "all"
     target: Literal["full", "non_target"] = "full"
     symmetric: bool = False
     mode: Literal["inbatch", "memory"] = "inbatch"
@@ -107,6 +108,7 @@ class GradientRelation(Objective):
     provenance = "reconstruction"
     family = "contrastive"
     source = "CLMKD (CAAI TIT 2025) from CRCD (arXiv 2103.16367)"
+    revision = 2  # 1 had gradients alone, with negatives of other classes
     options: GradientRelationConfig
 
     def __init__(self, options: GradientRelationConfig, setup: Setup) -> None:
