@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torchvision.transforms import functional as tv
 from torchvision.transforms import transforms as tv_transforms
 
 from kdray.data.augment import build_augment, build_transform, output_size
-from kdray.data.ops import OPS
+from kdray.data.ops import OPS, Op
 from kdray.data.transforms import CenterCrop, Flip, PadCrop, RandomResizedCrop, Resize
 from kdray.errors import ConfigError, DataError
 
@@ -161,6 +162,15 @@ def test_a_transform_keeps_its_draws_when_others_join() -> None:
     assert np.array_equal(both.draw(0, 0, ids, 0)[:, both.columns()[1]], alone)
     twice = build_augment(["flip", "flip"]).draw(0, 0, ids, 0)
     assert np.array_equal(twice[:, :1], alone) and not np.array_equal(twice[:, 1:], alone)
+
+
+def test_the_docs_tell_every_transform_and_parameter() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    section = page.partition("## Transforms and views")[2].partition("\n## ")[0]
+    for name, op in OPS.items():
+        (row,) = (line for line in section.splitlines() if line.startswith("|") and f"`{name}`" in line.split("|")[1])
+        for key in op.parameters():
+            assert f"`{key}" in (section if key in Op.model_fields else row), (name, key)
 
 
 def test_transforms_leave_their_input_alone() -> None:
