@@ -85,17 +85,18 @@ def test_negatives_are_what_they_are_called(negatives: str) -> None:
 
 
 @pytest.mark.parametrize("count,expected", [(16384, 21.4), (4096, 18.6)])
-def test_value_at_the_start(count: int, expected: float) -> None:
-    """2 (ln(1 + K) + 1) where all scores are alike, at CIFAR-100's size."""
+@pytest.mark.parametrize("temperature", [10.0, 0.07])
+def test_value_at_the_start(count: int, expected: float, temperature: float) -> None:
+    """2 (ln(1 + K) + 1) where all scores are alike, at CIFAR-100's size; random directions add 1 / (d tau^2)."""
     labels = np.random.default_rng(0).integers(0, 100, 50_000)
     setup = make_setup(classes=100, d_s=64, d_t=64, labels=labels)
     case = make_case(setup, 64, dtype=torch.float32)
     with torch.no_grad():  # zero-mean features: after a ReLU all embeddings would lean to one side
         case.student.pooled, case.teacher.pooled = torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0))
-    params = {"type": "crd", "bank_samples": count, "temperature": 10.0}
+    params = {"type": "crd", "bank_samples": count, "temperature": temperature}
     value = case.part(build(params, setup, torch.float32)).item()
-    assert value == pytest.approx(expected, abs=0.05)
-    assert value == pytest.approx(2 * (math.log(1 + count) + 1), abs=0.02)
+    assert value == pytest.approx(expected + 1 / (128 * temperature**2), abs=0.1)
+    assert value == pytest.approx(2 * (math.log(1 + count) + 1) + 1 / (128 * temperature**2), abs=0.06)
 
 
 def test_banks_do_not_leak_from_run_to_run() -> None:
