@@ -30,12 +30,14 @@ class Collector:
         return post
 
     def finish(self, head: nn.Module, pooled: Tensor) -> Outputs:
-        """Classify the pooled vector `[n, d]` and hand everything out."""
-        return Outputs(head(pooled), pooled, self.stages, self.preact)
+        """Classify the pooled vector `[n, d]`, where the head was not taken off, and hand everything out."""
+        logits = None if isinstance(head, nn.Identity) else head(pooled)
+        return Outputs(logits, pooled, self.stages, self.preact)
 
 
 class Backbone(nn.Module):
-    """A plain network: calling it gives logits `[n, C]`; `taps` gives the features too. Families fill in `taps`.
+    """A plain network: calling it gives logits `[n, C]`, or the pooled vector where its head was taken off; `taps`
+    gives the features too. Families fill in `taps`.
 
     `head_name` is the last Linear, `stage_names` the parts after which `taps` keeps a map.
     """
@@ -47,7 +49,8 @@ class Backbone(nn.Module):
         raise TypeError(f"{type(self).__name__} must define taps")
 
     def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.taps(images, False, False).logits)
+        outputs = self.taps(images, False, False)
+        return outputs.pooled if outputs.logits is None else outputs.logits
 
 
 def run_stage(blocks: nn.Sequential, maps: Tensor) -> tuple[Tensor, Tensor]:

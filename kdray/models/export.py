@@ -73,6 +73,7 @@ def load_exported(card_uri: str) -> tuple[Net, dict[str, Any]]:
     if not isinstance(card, dict) or card.get("format") != FORMAT or not needed <= card.keys():
         raise ModelError(f"{card_uri} is not a card of an exported network ({FORMAT})", where="card")
     spec = SimpleNamespace(**{key: card.get(key) for key in ("model", "params", "stages", "pooled")})
+    spec.classifier = card.get("classifier", True)  # cards from before there was a choice do not say
     net = build(spec, card["num_classes"], card["image_size"])
     report = load_weights(net, card_uri.removesuffix(".json") + ".safetensors")
     if report.sha256 != card["sha256"]:
@@ -81,7 +82,8 @@ def load_exported(card_uri: str) -> tuple[Net, dict[str, Any]]:
 
 
 def export_program(net: Net, path: str | Path) -> None:
-    """Write the network as a `.pt2` program: `torch.export.load(path).module()(images)` gives logits `[n, C]`.
+    """Write the network as a `.pt2` program: `torch.export.load(path).module()(images)` gives logits `[n, C]`, or the
+    pooled vector `[n, d]` of a network without a classifier.
 
     It takes normalised float32 images `[n, 3, S, S]` of the recipe's size and any n, runs in eval mode and needs only
     torch. The file is whole or absent. Raises ModelError when torch.export cannot trace the network.
@@ -126,13 +128,16 @@ def _how_to_load(net: Net) -> str:
     name, classes = net.info.name, net.info.num_classes
     params = "".join(f", {key}={value!r}" for key, value in net.recipe["params"].items())
     load = "model.load_state_dict(safetensors.torch.load_file('the .safetensors beside this card'))"
+    count = f", num_classes={classes}"
+    if net.removed_head is not None:
+        load, count = f"model.set_submodule({net.removed_head!r}, torch.nn.Identity()); {load}", ""
     if name.startswith("torchvision/"):
         plain = name.removeprefix("torchvision/")
         aux = ", aux_logits=False" if plain in ("googlenet", "inception_v3") and "aux_logits" not in params else ""
-        return f"model = torchvision.models.get_model({plain!r}, num_classes={classes}{aux}{params}); {load}"
+        return f"model = torchvision.models.get_model({plain!r}{count}{aux}{params}); {load}"
     if name.startswith("timm/"):
         plain = name.removeprefix("timm/")
-        return f"model = timm.create_model({plain!r}, num_classes={classes}{params}); {load}"
+        return f"model = timm.create_model({plain!r}{count}{params}); {load}"
     return f"net, card = kdray.models.export.load_exported(this file); or into {_layout(net)}: {load}"
 
 

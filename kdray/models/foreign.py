@@ -36,6 +36,14 @@ def construct(name: str, num_classes: int | None, image_size: int, params: Mappi
     return _callable(name, num_classes, params)
 
 
+def takes_classes(name: str) -> bool:
+    """Whether the builder of a foreign network is told the number of classes, hence makes a classifier of them."""
+    if ":" not in name:
+        return True
+    parameters = _parameters_of(_import_callable(name))
+    return "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def torchvision_names() -> list[str]:
     """All classifiers of torchvision."""
     import torchvision.models

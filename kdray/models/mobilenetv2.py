@@ -74,7 +74,7 @@ class CifarMobileNetV2(Backbone):
             x = group(x)
             if number in TAPPED:
                 kept.keep(x, x)
-        return kept.finish(self.classifier, global_pool(self.conv2(x)))
+        return kept.finish(self.classifier[0], global_pool(self.conv2(x)))
 
 
 def _conv_bn_relu(in_channels: int, channels: int, kernel: int, **options: int) -> list[nn.Module]:

@@ -69,10 +69,11 @@ class Net(nn.Module):
     """A network with the house's one forward.
 
     Args:
-        backbone: a module that implements `Tapped`; its own `forward` gives plain logits.
+        backbone: a module that implements `Tapped`; its own `forward` gives plain logits, or the pooled vector
+            without a classifier.
         info: what `describe` says of it.
-        recipe: the arguments that build it again (model, params, stages, pooled, num_classes, image_size): plain
-            values, they go into an exported card.
+        recipe: the arguments that build it again (model, params, stages, pooled, classifier, num_classes,
+            image_size): plain values, they go into an exported card.
         chosen: which of the backbone's stages are handed out, in this order; None for all.
     """
 
@@ -101,6 +102,11 @@ class Net(nn.Module):
     def head_name(self) -> str | None:
         """Name, inside `.backbone`, of the Linear that makes the logits; None when the head is anything else."""
         return cast(Tapped, self.backbone).head_name if self.info.linear_head else None
+
+    @property
+    def removed_head(self) -> str | None:
+        """Name, inside `.backbone`, of the classifier that was taken off; None where there is one, or never was."""
+        return None if self.info.num_classes is not None else cast(Tapped, self.backbone).head_name
 
     @property
     def classifier(self) -> nn.Linear | None:

@@ -20,12 +20,13 @@ from kdray.models.stages import StageTap, choose_stages
 @dataclass(frozen=True)
 class TapPlan:
     """Where to tap: `head` is the module whose input is pooled ("" = the output itself is); `logits` says whether the
-    output is logits at all."""
+    output is logits at all; `removed` is the classifier that was taken off, if one was."""
 
     head: str
     logits: bool
     stages: tuple[StageTap, ...]
     info: ModelInfo
+    removed: str = ""
 
 
 def make_plan(
@@ -36,17 +37,19 @@ def make_plan(
     device: str,
     stages: list[str] | None,
     pooled: str | None,
+    headless: bool = False,
 ) -> TapPlan:
     """Probe `module` and decide what to tap.
 
     The pooled vector is what enters the last Linear, when that Linear's output is the model's output. Without such a
     head it is what enters the last layer with weights (its mean over positions), or, for a model that is only a
-    backbone (`num_classes` None), its output. `pooled` names the module to take it in front of.
+    backbone (`num_classes` None), its output. `pooled` names the module to take it in front of. With `headless` the
+    output is the pooled vector, whatever makes it.
 
     Raises ModelError when the images do not fit, a named module does not, or the logits have another width.
     """
     seen = trace(module, image_size, device)
-    head = _head(seen, num_classes, pooled)
+    head = None if headless else _head(seen, num_classes, pooled)
     linear = head is not None and _makes_output(head, seen.output)
     logits = linear or num_classes is not None
     shape = tuple(seen.output.shape)
@@ -177,6 +180,10 @@ class TappedNet(Net):
     @property
     def head_name(self) -> str | None:
         return self.plan.head if self.info.linear_head else None
+
+    @property
+    def removed_head(self) -> str | None:
+        return self.plan.removed or None
 
     def forward(self, images: Tensor, stages: bool = False, preact: bool = False) -> Outputs:
         """As `Net.forward`. ModelError when `preact` is asked of a stage that ends in a functional activation."""

@@ -54,6 +54,8 @@ def load_weights(net: Net, uri: str, *, keep_head: bool = True) -> LoadReport:
     file = _published(net, uri) or read_state(uri)
     own = net.backbone.state_dict()
     state = strip_prefixes(file.tensors, set(own))
+    if net.removed_head is not None:  # weights of the whole network serve the one without its classifier
+        state = {key: value for key, value in state.items() if not key.startswith(f"{net.removed_head}.")}
     if not keep_head and net.head_name is not None:
         heads = [key for key in own if key.startswith(f"{net.head_name}.")]
         state = {key: value for key, value in state.items() if key not in heads}

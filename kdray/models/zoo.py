@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdray.errors import ModelError, nearest
 from kdray.models import composed, foreign
 from kdray.models.blocks import Backbone
+from kdray.models.headless import CLASSES, plan_without_head, take_off
 from kdray.models.outputs import ModelInfo, Net
 from kdray.models.probe import IMAGES, quiet_random
 from kdray.models.registry import Entry, entries, find, known_names
@@ -47,7 +48,8 @@ def build(spec: Spec, num_classes: int | None, image_size: int) -> Net:
 
     Args:
         spec: `model`, and if there `params` (the builder's), `stages` and `pooled`. Those two name modules of a foreign
-            network to tap; of a zoo network `stages` picks among its declared stages.
+            network to tap; of a zoo network `stages` picks among its declared stages. `classifier` False takes the
+            classifier off: the network has no logits.
         num_classes: width of the logits; None keeps a foreign network's own head.
         image_size: side of the square images that it will see.
 
@@ -60,6 +62,8 @@ def build(spec: Spec, num_classes: int | None, image_size: int) -> Net:
     plan = _plan(recipe)
     module = _construct(recipe)
     if isinstance(plan, TapPlan):
+        if plan.removed:
+            take_off(module, plan.removed)
         return TappedNet(module, plan, recipe)
     return Net(module, plan, recipe, _chosen(module, recipe["stages"]))
 
@@ -97,12 +101,14 @@ def _parts(name: str) -> list[str]:
 def _recipe(spec: Spec, num_classes: int | None, image_size: int) -> dict[str, Any]:
     entry = None if foreign.is_foreign(spec.model) else _entry(spec.model)
     stages = getattr(spec, "stages", None)
+    classifier = getattr(spec, "classifier", True)
     return {
         "model": entry.name if entry else spec.model,
         "params": dict(getattr(spec, "params", None) or {}),
         "stages": None if stages is None else list(stages),
         "pooled": getattr(spec, "pooled", None),
-        "num_classes": num_classes,
+        "classifier": classifier,
+        "num_classes": num_classes if classifier else None,
         "image_size": image_size,
     }
 
@@ -124,10 +130,14 @@ def _entry(name: str) -> Entry:
 
 
 def _construct(recipe: Mapping[str, Any]) -> nn.Module:
-    name, num_classes, params = recipe["model"], recipe["num_classes"], recipe["params"]
+    name, classifier, params = recipe["model"], recipe["classifier"], recipe["params"]
+    num_classes = recipe["num_classes"] if classifier else CLASSES
     if foreign.is_foreign(name):
         return foreign.construct(name, num_classes, recipe["image_size"], params)
-    return _entry(name)(_classes(name, num_classes), params)
+    module = _entry(name)(_classes(name, num_classes), params)
+    if not classifier:
+        take_off(module, cast(Backbone, module).head_name)
+    return module
 
 
 def _classes(name: str, num_classes: int | None) -> int:
@@ -176,6 +186,8 @@ def _plan_foreign(recipe: Mapping[str, Any]) -> TapPlan:
     def on(device: str) -> TapPlan:
         with torch.device(device):
             module = _construct(recipe)
+        if not recipe["classifier"]:
+            return plan_without_head(module, recipe, device)
         size, classes = recipe["image_size"], recipe["num_classes"]
         return make_plan(module, recipe["model"], classes, size, device, recipe["stages"], recipe["pooled"])
 

@@ -18,6 +18,7 @@ class Spec:
     params: dict[str, Any] = field(default_factory=dict)
     stages: list[str] | None = None
     pooled: str | None = None
+    classifier: bool = True
 
 
 @pytest.fixture(scope="package", autouse=True)
