@@ -130,7 +130,7 @@ def _entry(name: Any, params: Any, where: str) -> Entry:
 
 
 def _known() -> str:
-    return f"Methods: {', '.join(methods())}, or `type: package.module:Class`"
+    return "`--list methods` names all of them; one of your own is `type: package.module:Class`"
 
 
 def _class(method: str, where: str) -> type[Objective]:

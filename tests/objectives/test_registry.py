@@ -38,7 +38,7 @@ def test_names_are_methods_unless_a_type_stands_there() -> None:
 @pytest.mark.parametrize(
     "objectives,expected",
     [
-        ({"kdd": {}}, "objectives.kdd: unknown method 'kdd' (did you mean 'kd'?). Methods: ce, clmkd"),
+        ({"kdd": {}}, "objectives.kdd: unknown method 'kdd' (did you mean 'kd'?). `--list methods` names"),
         ({"hot": {"type": "kdd"}}, "objectives.hot.type: unknown method 'kdd' (did you mean 'kd'?)"),
         ({"clmkd.clas_guided": {}}, "did you mean 'clmkd.class_guided'?"),
         (

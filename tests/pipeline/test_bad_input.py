@@ -69,7 +69,8 @@ CASES = {
     "unknown key": Case({"train": {"epoch": 3}}, ["train.epoch: unknown key 'epoch' (did you mean 'epochs'?)"]),
     "wrong type": Case({"train": {"epochs": "many"}}, ["train.epochs: wants a whole number", '"many"']),
     "unknown method": Case(
-        {"objectives": {"kdd": {}}}, ["objectives.kdd: unknown method 'kdd' (did you mean 'kd'?)", "Methods: ce, clmkd"]
+        {"objectives": {"kdd": {}}},
+        ["objectives.kdd: unknown method 'kdd' (did you mean 'kd'?)", "`--list methods` names all of them"],
     ),
     "unknown parameter": Case(
         {"objectives": {"kd": {"temprature": 4}}}, ["objectives.kd.temprature", "did you mean 'temperature'?"]
