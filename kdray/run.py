@@ -16,7 +16,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from kdray.errors import ConfigError, KdrayError
-from kdray.experiment import Experiment, load_experiment, place_of, to_yaml
+from kdray.experiment import Comparison, load_comparison, to_yaml
 
 INTERRUPTED = 130
 DEBUG = "KDRAY_DEBUG"  # set to anything: every error shows its traceback
@@ -37,6 +37,12 @@ def parser() -> Parser:
     cli.add_argument("experiment", nargs="?", help="the experiment's YAML file")
     cli.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", dest="sets", help="change a key, e.g. seed=1"
+    )
+    cli.add_argument(
+        "--variant",
+        type=lambda text: text.split(","),
+        metavar="NAME[,NAME]",
+        help="run these variants of the file only",
     )
     cli.add_argument("--dry-run", action="store_true", help="check everything and print the plan; leave nothing behind")
     cli.add_argument("--print-config", action="store_true", help="print the experiment with all defaults")
@@ -78,7 +84,7 @@ def command(options: argparse.Namespace, arguments: list[str], console: Console)
         raise ConfigError("no experiment is named", fix="Give a YAML file, e.g. experiments/quickstart.yaml")
     if options.run_id is not None and not options.run_id.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigError(f"{options.run_id!r} is no folder name", where="--run-id", fix="Use letters, digits, . _ -")
-    experiment = load_experiment(options.experiment, options.sets)
+    experiment = load_comparison(options.experiment, options.sets, options.variant)
     if options.print_config and not options.smoke:
         print(to_yaml(experiment), end="")
         return 0
@@ -86,10 +92,12 @@ def command(options: argparse.Namespace, arguments: list[str], console: Console)
     try:
         return run(experiment, options, arguments, console)
     except KdrayError as error:
-        raise in_file(error, options) from error
+        from kdray.pipeline.naming import in_file
+
+        raise in_file(error, options.experiment, options.sets) from error
 
 
-def run(experiment: Experiment, options: argparse.Namespace, arguments: list[str], console: Console) -> int:
+def run(experiment: Comparison, options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     """Plan and, unless it is a dry run, run `experiment`."""
     from kdray.train.cluster import connect_in_background
 
@@ -97,21 +105,20 @@ def run(experiment: Experiment, options: argparse.Namespace, arguments: list[str
     connected = None if options.dry_run or options.smoke else connect_in_background(experiment.cluster)
     from kdray.pipeline.execute import run_plan
     from kdray.pipeline.plan import make_plan
-    from kdray.pipeline.smoke import smoke
+    from kdray.pipeline.smoke import smoke_all
     from kdray.report.plan_text import print_plan
     from kdray.report.progress import ProgressView, terminable
     from kdray.report.summary import print_summary
 
-    stand_in = None
+    stand_ins = None
     if options.smoke:
-        small = smoke(experiment)
-        experiment, stand_in = small.experiment, small.stand_in
+        experiment, notes, stand_ins = smoke_all(experiment)
         if options.print_config:
             print(to_yaml(experiment), end="")
             return 0
-        for note in small.notes:
+        for note in notes:
             console.print(f"smoke: {note}", highlight=False, markup=False, soft_wrap=True)
-    settings = {"fresh": options.fresh, "run_id": options.run_id, "stand_in": stand_in}
+    settings = {"fresh": options.fresh, "run_id": options.run_id, "stand_ins": stand_ins}
     with terminable():
         if options.dry_run:
             print_plan(make_plan(experiment, dry=True, **settings), console)
@@ -130,17 +137,6 @@ def run(experiment: Experiment, options: argparse.Namespace, arguments: list[str
             )
     print_summary(record, console)
     return 0
-
-
-def in_file(error: KdrayError, options: argparse.Namespace) -> KdrayError:
-    """`error` with the file and the line, where it is about a key of the experiment and does not say so itself."""
-    from kdray.pipeline.naming import key_of
-
-    key = key_of(error.where)
-    if key is None:
-        return error
-    where = f"{place_of(options.experiment, options.sets, key)}: {error.where}"
-    return type(error)(error.problem, where=where, fix=error.fix)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def check_stage(experiment: Experiment, stage: Stage, sizes: Estimate, unread: C
                 fix="Give the URI of a test set's shards",
             )
     else:
-        own = stage.name == "teacher" and experiment.teacher is not None and experiment.teacher.train is not None
+        own = stage.kind == "teacher" and experiment.teacher is not None and experiment.teacher.train is not None
         _check_training(stage, sizes, device, "teacher.train" if own else "train")
     for net in (spec.net, spec.teacher):
         if net is not None and net.weights not in unread:
@@ -161,13 +161,12 @@ def _check_weights(net: NetSpec, spec: StageSpec) -> None:
             load_weights(build(net.spec, spec.dataset.num_classes, spec.dataset.image_size), net.weights)
 
 
-def local_shares(experiment: Experiment, stream: bool) -> Shares | None:
+def local_shares(cluster: Cluster, stream: bool) -> Shares | None:
     """CPU shares on this machine, or None where the cluster's size is not known from here.
 
     Raises:
         ClusterError: this machine cannot hold what the experiment asks for.
     """
-    cluster: Cluster = experiment.cluster
     if cluster.workers == 0 or cluster_address(cluster):
         return None
     return share_cpus(cluster, float(os.cpu_count() or 1), stream)
@@ -189,13 +188,12 @@ def check_devices(cluster: Cluster) -> None:
         raise ConfigError("there is no CUDA device here", where="cluster.device", fix="Write auto or cpu")
 
 
-def check_memory(experiment: Experiment, sizes: list[tuple[Stage, Estimate]]) -> None:
+def check_memory(cluster: Cluster, stage: Stage, size: Estimate) -> None:
     """Raise ClusterError for weights and banks that cannot fit into this machine's memory, where the run stays on it.
 
     Activations are left out of the verdict: how much of them the libraries keep is an estimate.
     """
-    cluster = experiment.cluster
-    if cluster_address(cluster):
+    if cluster_address(cluster) or stage.done:
         return
     on_gpu = cluster.device != "cpu" and torch.cuda.is_available()
     if not on_gpu and cluster.gpus_per_worker:
@@ -205,19 +203,18 @@ def check_memory(experiment: Experiment, sizes: list[tuple[Stage, Estimate]]) ->
     else:
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         workers, what = max(1, cluster.workers), "this machine has"
-    for stage, size in sizes:
-        needed = size.state_bytes * workers
-        if needed > free and not stage.done:
-            banks = ", ".join(f"{name} {readable_bytes(count)}" for name, count in size.banks.items())
-            raise ClusterError(
-                f"stage {stage.title} keeps {readable_bytes(needed)} in memory, {what} {readable_bytes(free)}"
-                + (f"; of that, each worker's banks: {banks}" if banks else ""),
-                where="objectives" if banks else f"{stage.spec.net.init}.model",
-                fix="Use smaller or fewer banks, or a machine with more memory" if banks else "Use a smaller network",
-            )
+    needed = size.state_bytes * workers
+    if needed > free:
+        banks = ", ".join(f"{name} {readable_bytes(count)}" for name, count in size.banks.items())
+        raise ClusterError(
+            f"stage {stage.title} keeps {readable_bytes(needed)} in memory, {what} {readable_bytes(free)}"
+            + (f"; of that, each worker's banks: {banks}" if banks else ""),
+            where="objectives" if banks else f"{stage.spec.net.init}.model",
+            fix="Use smaller or fewer banks, or a machine with more memory" if banks else "Use a smaller network",
+        )
 
 
-def check_storage(experiment: Experiment, sizes: list[tuple[Stage, Estimate]]) -> None:
+def check_storage(storage: str, sizes: list[tuple[Stage, Estimate]]) -> None:
     """Check that the store takes a write, and that a local disk holds the checkpoints that are to come.
 
     Nothing of that stays behind.
@@ -225,7 +222,7 @@ def check_storage(experiment: Experiment, sizes: list[tuple[Stage, Estimate]]) -
     Raises:
         StoreError: no permission, no space, no answer.
     """
-    store = Store(experiment.storage)
+    store = Store(storage)
     with _without_new_folders(store.uri):
         store.check_writable()
         if "://" in store.uri:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from kdray.errors import Interrupted, KdrayError, StoreError
-from kdray.experiment import Experiment, to_yaml
+from kdray.experiment import to_yaml
 from kdray.pipeline.checks import with_shares
+from kdray.pipeline.naming import in_variant
 from kdray.pipeline.plan import Plan
 from kdray.pipeline.record import now, start_record, write_record
 from kdray.pipeline.shelf import RUNS
@@ -36,18 +37,17 @@ def run_plan(
     Raises:
         KdrayError: a stage that failed, or a teacher below its floor; what failed is in the record.
     """
-    store = Store(plan.experiment.storage)
+    store = Store(plan.comparison.storage)
     on_stage = on_stage or (lambda _: None)
     before = _finished_before(plan)
     if before is not None:
-        for stage, _ in plan.stages:
+        for (stage, _), result in zip(plan.stages, before["stages"], strict=True):
             on_stage(stage)
-        for result in before["stages"]:
-            _check_floor(plan.experiment, result)
+            _check_floor(plan, stage, result)
         return before | {"stages": [result | {"reused": True} for result in before["stages"]]}
     record = start_record(plan, command or [])
     folder = f"{RUNS}/{plan.run_id}"
-    store.write_text(f"{folder}/experiment.yaml", to_yaml(plan.experiment))
+    store.write_text(f"{folder}/experiment.yaml", to_yaml(plan.comparison))
     # It names the artifacts before the first begins: a later command goes on with these, not with older ones.
     write_record(store, record)
     started = time.perf_counter()
@@ -89,10 +89,12 @@ def _run_stages(
         else:
             seen_by = {"versions": record["versions"], "hardware": record["hardware"]}
             spec = replace(stage.spec, identity=stage.spec.identity | seen_by)
-            result = _run_stage(plan, replace(stage, spec=spec), listener)
+            with in_variant(plan.comparison, stage.variant):
+                result = _run_stage(plan, replace(stage, spec=spec), listener)
         record["stages"].append(
             {
                 **result,
+                "stage": stage.name,
                 "title": stage.title,
                 "artifact": store.path_uri(stage.spec.folder),
                 "reused": stage.done,
@@ -100,12 +102,12 @@ def _run_stages(
             }
         )
         write_record(store, record)
-        _check_floor(plan.experiment, result)
+        _check_floor(plan, stage, result)
 
 
 def _run_stage(plan: Plan, stage: Stage, listener: Listener) -> dict[str, Any]:
-    experiment = plan.experiment
-    if experiment.cluster.workers == 0:
+    wanted = plan.comparison.cluster
+    if wanted.workers == 0:
         from kdray.train.worker import StageWorker
 
         return StageWorker(with_shares(stage.spec, None, use_ray=False), listener).run()
@@ -114,22 +116,22 @@ def _run_stage(plan: Plan, stage: Stage, listener: Listener) -> dict[str, Any]:
     from kdray.train.cluster import check_gpus, shares_here, with_gpus
     from kdray.train.trainer import run_on_ray
 
-    check_gpus(experiment.cluster)
+    check_gpus(wanted)
     resources = ray.cluster_resources()
-    cluster = with_gpus(experiment.cluster, resources.get("GPU", 0.0))
+    cluster = with_gpus(wanted, resources.get("GPU", 0.0))
     shares = shares_here(cluster, resources.get("CPU", 0.0), plan.stream)
     return run_on_ray(with_shares(stage.spec, shares, use_ray=True), cluster, shares, listener)
 
 
-def _check_floor(experiment: Experiment, result: dict[str, Any]) -> None:
-    floor = experiment.teacher.min_accuracy if experiment.teacher and result["stage"] == "teacher" else None
+def _check_floor(plan: Plan, stage: Stage, result: dict[str, Any]) -> None:
     test = result.get("test_best") or result["test"]
-    if floor is not None and test is not None and test["top1"] < floor:
-        raise KdrayError(
-            f"the teacher reaches {test['top1']:.4f} top-1, below its floor of {floor:.4f}",
-            where="teacher.min_accuracy",
-            fix="Check its weights and its mean and std (teacher.mean, teacher.std), or lower the floor",
-        )
+    if stage.floor is not None and test is not None and test["top1"] < stage.floor:
+        with in_variant(plan.comparison, stage.variant):
+            raise KdrayError(
+                f"the teacher reaches {test['top1']:.4f} top-1, below its floor of {stage.floor:.4f}",
+                where="teacher.min_accuracy",
+                fix="Check its weights and its mean and std (teacher.mean, teacher.std), or lower the floor",
+            )
 
 
 def _unexpected(error: Exception, store: Store, folder: str) -> Exception:

@@ -7,11 +7,12 @@ a space is the place itself: "student.stages (torchvision/resnet18)", "teacher.w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from kdray.errors import InputError, ModelError, StoreError
-from kdray.experiment import Experiment
+from kdray.errors import KdrayError, ModelError, StoreError
+from kdray.experiment import Comparison, Experiment, place_of
+from kdray.experiment.comparison import SHARED_KEYS
 
 _MODEL = re.compile(r"model (?P<name>\S+?)(?:, (?P<key>.+))?")
 
@@ -48,8 +49,31 @@ def key_of(where: str | None) -> str | None:
     """The key path of the experiment that `where` begins with; None when it begins with something else."""
     head = (where or "").partition(" ")[0]
     top = head.partition(".")[0]
-    return head if top in Experiment.model_fields and "/" not in head else None
+    return head if top in (*Experiment.model_fields, "variants") and "/" not in head else None
 
 
-def _moved(error: InputError, where: str) -> InputError:
+def in_file(error: KdrayError, path: str, sets: Sequence[str]) -> KdrayError:
+    """`error` with the file and the line, where it is about a key of the experiment and does not say so itself."""
+    key = key_of(error.where)
+    return error if key is None else _moved(error, f"{place_of(path, sets, key)}: {error.where}")
+
+
+@contextmanager
+def in_variant(comparison: Comparison, variant: str) -> Iterator[None]:
+    """Say of an error in the block which variant it is about, unless its key is the same in all of them."""
+    try:
+        yield
+    except KdrayError as error:
+        key = (key_of(error.where) or "").partition(".")[0]
+        parts = [getattr(each, key, None) for each in comparison.experiments.values()]
+        if (
+            not variant
+            or key in ("", "variants", *SHARED_KEYS)
+            or (len(parts) > 1 and parts.count(parts[0]) == len(parts))
+        ):
+            raise
+        raise _moved(error, f"variants.{variant}.{error.where}") from error
+
+
+def _moved(error: KdrayError, where: str) -> KdrayError:
     return type(error)(error.problem, where=where, fix=error.fix)

@@ -16,7 +16,7 @@ from kdray.data.dataset import Dataset, open_dataset
 from kdray.data.feed import will_stream
 from kdray.data.sources import is_packed
 from kdray.errors import DataError, InputError, StoreError
-from kdray.experiment import Experiment
+from kdray.experiment import Comparison, Data, Experiment
 from kdray.pipeline.checks import (
     check_data,
     check_devices,
@@ -28,26 +28,27 @@ from kdray.pipeline.checks import (
 )
 from kdray.pipeline.declared import declared_dataset, lies_elsewhere
 from kdray.pipeline.estimate import Estimate, estimate
-from kdray.pipeline.naming import named
+from kdray.pipeline.members import Member, members_of, place_stages, run_digest
+from kdray.pipeline.naming import in_variant, named
 from kdray.pipeline.shelf import Shelf
 from kdray.pipeline.smoke import StandIn
-from kdray.pipeline.stages import Draft, Stage, draft_stages, file_digest, place_stages, run_digest
+from kdray.pipeline.stages import Stage, file_digest
 from kdray.store import Store
 from kdray.train.cluster import Shares
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked experiment, ready to run.
+    """A checked experiment, or a comparison of several, ready to run.
 
     `earlier` is the record that this run left before, if it did. `shares` are known for this machine only.
     `not_checked` says what a dry run could not reach; `exact` is False when digests are therefore not a run's.
     """
 
-    experiment: Experiment
+    comparison: Comparison
     run_id: str
     digest: str
-    dataset: Dataset
+    members: list[Member]
     stages: list[tuple[Stage, Estimate]]
     stream: bool
     shares: Shares | None = None
@@ -58,66 +59,72 @@ class Plan:
 
 
 def make_plan(
-    experiment: Experiment,
+    experiment: Experiment | Comparison,
     *,
     fresh: bool = False,
     dry: bool = False,
     run_id: str | None = None,
-    stand_in: StandIn | None = None,
+    stand_ins: Mapping[str, StandIn] | None = None,
 ) -> Plan:
     """Check `experiment` against its data, models, storage and this machine, and plan its stages.
+
+    `stand_ins` are for the data of the experiments of these names.
 
     Raises:
         InputError: the first thing that cannot work.
     """
+    comparison = experiment if isinstance(experiment, Comparison) else Comparison.of(experiment)
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="kdray-dry-run-")) if dry else None
-        if stand_in is not None:
-            experiment = stand_in.lay(experiment, scratch)
-        return _Planning(experiment, scratch).plan(fresh, run_id)
+        if stand_ins:
+            laid = {name: stand_in.lay(comparison.experiments[name], scratch) for name, stand_in in stand_ins.items()}
+            comparison = Comparison({**comparison.experiments, **laid})
+        return _Planning(comparison, scratch).plan(fresh, run_id)
 
 
 class _Planning:
-    def __init__(self, experiment: Experiment, scratch: str | None) -> None:
-        self.experiment = experiment
+    def __init__(self, comparison: Comparison, scratch: str | None) -> None:
+        self.comparison = comparison
         self.scratch = scratch
         self.dry = scratch is not None
         self.not_checked: list[str] = []
         self.unread: set[str] = set()
         self.exact = True
         self.for_another = False  # the experiment is for a machine with GPUs, which this one is not
+        self.datasets: dict[str, Dataset] = {}
+        self.weights: dict[str, str] = {}
 
     def plan(self, fresh: bool, run_id: str | None) -> Plan:
-        experiment = self.experiment
-        check_data(experiment)
-        dataset = self._dataset()
+        comparison = self.comparison
+        members = members_of(comparison, self._open, self._digest_weights)
         self._devices()
-        judged = dataset.test is not None or dataset.validation is not None
-        drafts = draft_stages(experiment, judged, self._digest_weights)
-        digest = run_digest(experiment, dataset, drafts)
+        digest = run_digest(members)
         with named("storage"):
-            shelf = Shelf(Store(experiment.storage), lenient=self.dry and "://" in experiment.storage)
+            shelf = Shelf(Store(comparison.storage), lenient=self.dry and "://" in comparison.storage)
             if run_id is None:
-                run_id = shelf.run_id(experiment.name, digest, fresh)
+                run_id = shelf.run_id(comparison.name, digest, fresh)
             else:
                 shelf.check_run_id(run_id, digest, fresh)
             earlier = shelf.record(run_id)
         planned: Mapping[str, str] = (earlier or {}).get("planned", {})
-        sized = self._sized(dataset, drafts, shelf, planned, fresh)
-        splits = [split for split in (dataset.train, dataset.validation, dataset.test) if split is not None]
-        stream = any(will_stream(experiment.data, split.manifest, len(split)) for split in splits)
+        sized = self._sized(members, shelf, planned, fresh)
+        stream = any(
+            will_stream(member.experiment.data, split.manifest, len(split))
+            for member in members
+            for split in (member.dataset.train, member.dataset.validation, member.dataset.test)
+            if split is not None
+        )
         shares = self._shares(stream)
-        check_memory(experiment, sized)
         if shelf.problem is not None:
             self._note("storage", shelf.problem)
         else:
             with named("storage"):
-                check_storage(experiment, sized)
+                check_storage(comparison.storage, sized)
         return Plan(
-            experiment=experiment,
+            comparison=comparison,
             run_id=run_id,
             digest=digest,
-            dataset=dataset,
+            members=members,
             stages=sized,
             stream=stream,
             shares=shares,
@@ -128,24 +135,39 @@ class _Planning:
         )
 
     def _note(self, what: str, error: InputError) -> None:
-        self.not_checked.append(f"{what}: {error}")
+        line = f"{what}: {error}"
+        if line not in self.not_checked:  # several variants may have the same data
+            self.not_checked.append(line)
 
     def _sized(
-        self, dataset: Dataset, drafts: list[Draft], shelf: Shelf, planned: Mapping[str, str], fresh: bool
+        self, members: list[Member], shelf: Shelf, planned: Mapping[str, str], fresh: bool
     ) -> list[tuple[Stage, Estimate]]:
-        check_floor_can_be_known(self.experiment, dataset)
-        stages = place_stages(self.experiment, dataset, drafts, shelf, planned, fresh)
-        world = max(1, self.experiment.cluster.workers)
-        sized = [(stage, estimate(stage.spec, world)) for stage in stages]
-        for stage, sizes in sized:
-            check_stage(self.experiment, stage, sizes, self.unread)
+        for member in members:
+            with in_variant(self.comparison, member.variant):
+                check_floor_can_be_known(member.experiment, member.dataset)
+        world = max(1, self.comparison.cluster.workers)
+        experiments = {member.variant: member.experiment for member in members}
+        sized = []
+        for stage in place_stages(members, shelf, planned, fresh):
+            with in_variant(self.comparison, stage.variant):
+                sizes = estimate(stage.spec, world)
+                check_stage(experiments[stage.variant], stage, sizes, self.unread)
+                check_memory(self.comparison.cluster, stage, sizes)
+            sized.append((stage, sizes))
         return sized
 
-    def _dataset(self) -> Dataset:
-        data = self.experiment.data
+    def _open(self, experiment: Experiment) -> Dataset:
+        """The data of `experiment`, opened once for all that have the same."""
+        check_data(experiment)
+        key = experiment.data.model_dump_json()
+        if key not in self.datasets:
+            self.datasets[key] = self._dataset(experiment.data)
+        return self.datasets[key]
+
+    def _dataset(self, data: Data) -> Dataset:
         if self.dry and data.source is not None and not is_packed(data):
             if data.source == "digits":
-                return self._scratch_digits()
+                return self._scratch_digits(data)
             declared = declared_dataset(data)
             if declared is not None:
                 self.exact = False
@@ -168,10 +190,10 @@ class _Planning:
             self._note("data", error)
             return declared
 
-    def _scratch_digits(self) -> Dataset:
+    def _scratch_digits(self, data: Data) -> Dataset:
         """Pack them for this dry run alone: they come with scikit-learn and take no time."""
         try:
-            return open_dataset(self.experiment.data.model_copy(update={"root": self.scratch}))
+            return open_dataset(data.model_copy(update={"root": self.scratch}))
         except (DataError, StoreError) as error:
             where = (error.where or "").replace(f"{self.scratch}/", "")
             raise type(error)(error.problem, where=where, fix=error.fix) from error
@@ -179,7 +201,7 @@ class _Planning:
     def _devices(self) -> None:
         """GPUs that this machine lacks stop a run; a dry run of a cluster's experiment is told."""
         try:
-            check_devices(self.experiment.cluster)
+            check_devices(self.comparison.cluster)
         except InputError as error:
             if not self.dry:
                 raise
@@ -188,7 +210,7 @@ class _Planning:
 
     def _shares(self, stream: bool) -> Shares | None:
         try:
-            return local_shares(self.experiment, stream)
+            return local_shares(self.comparison.cluster, stream)
         except InputError as error:
             if not self.for_another:
                 raise
@@ -196,6 +218,11 @@ class _Planning:
             return None
 
     def _digest_weights(self, uri: str) -> str:
+        if uri not in self.weights:
+            self.weights[uri] = self._read_weights(uri)
+        return self.weights[uri]
+
+    def _read_weights(self, uri: str) -> str:
         try:
             return file_digest(uri)
         except StoreError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import kdray
-from kdray.data.dataset import Split
+from kdray.data.dataset import Dataset, Split
 from kdray.pipeline.plan import Plan
 from kdray.pipeline.shelf import RUNS
 from kdray.store import Store
@@ -25,24 +25,34 @@ PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "numpy", "opencv-python-he
 def start_record(plan: Plan, command: list[str]) -> dict[str, Any]:
     """The record of a run that begins now; stages are added as they end.
 
-    `planned` are the artifacts that the run will use, by stage.
+    `planned` are the artifacts that the run will use, by stage. `seed` and `data` are those of the (first) experiment;
+    with variants, each says its own in `variants`, beside the names of its stages by kind.
     """
-    experiment, dataset = plan.experiment, plan.dataset
-    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    comparison, first = plan.comparison, plan.members[0]
+    variants = {
+        member.variant: {
+            "stages": member.names,
+            "seed": member.experiment.seed,
+            "data": data_facts(member.dataset),
+        }
+        for member in plan.members
+        if member.variant
+    }
     return {
         "run_id": plan.run_id,
-        "name": experiment.name,
+        "name": comparison.name,
         "digest": plan.digest,
-        "uri": Store(experiment.storage).path_uri(f"{RUNS}/{plan.run_id}/record.json"),
+        "uri": Store(comparison.storage).path_uri(f"{RUNS}/{plan.run_id}/record.json"),
         "command": command,
         "status": "running",
         "started": now(),
         "finished": None,
-        "seed": experiment.seed,
-        "experiment": experiment.model_dump(mode="json"),
+        "seed": first.experiment.seed,
+        "experiment": comparison.plain(),
         "versions": versions(),
         "hardware": hardware(),
-        "data": {name: split_facts(split) for name, split in splits.items() if split is not None},
+        "data": data_facts(first.dataset),
+        **({"variants": variants} if variants else {}),
         "planned": {stage.name: stage.spec.folder for stage, _ in plan.stages},
         "stages": [],
     }
@@ -53,6 +63,12 @@ def write_record(store: Store, record: dict[str, Any]) -> str:
     path = f"{RUNS}/{record['run_id']}/record.json"
     store.write_json(path, record)
     return store.path_uri(path)
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """Facts of each split that is there."""
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: split_facts(split) for name, split in splits.items() if split is not None}
 
 
 def split_facts(split: Split) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from kdray.data.digits import digit_samples
 from kdray.data.sources import builtin_facts, is_present
 from kdray.data.writer import write_shards
 from kdray.errors import ModelError
-from kdray.experiment import Data, Experiment, ModelSpec, Train, experiment_from_dict
+from kdray.experiment import Comparison, Data, Experiment, ModelSpec, Train, experiment_from_dict
 from kdray.models.foreign import is_foreign
 from kdray.models.registry import find
 from kdray.models.weights import is_published
@@ -59,6 +59,14 @@ class Smoke:
     experiment: Experiment
     notes: list[str]
     stand_in: StandIn | None
+
+
+def smoke_all(comparison: Comparison) -> tuple[Comparison, list[str], dict[str, StandIn]]:
+    """The small version of every experiment, what was replaced in any, and the data to lay for those of these names."""
+    small = {name: smoke(experiment) for name, experiment in comparison.experiments.items()}
+    notes = list(dict.fromkeys(note for one in small.values() for note in one.notes))
+    stand_ins = {name: one.stand_in for name, one in small.items() if one.stand_in is not None}
+    return Comparison({name: one.experiment for name, one in small.items()}), notes, stand_ins
 
 
 def smoke(experiment: Experiment) -> Smoke:

@@ -7,7 +7,7 @@ fresh too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,28 +26,37 @@ from kdray.train.spec import NetSpec, StageSpec
 FORMAT = 1  # raise when the same experiment must give another result: every artifact is then made anew
 EVALUATION_KEYS = ("eval_transform", "validation", "limit", "test_limit")
 TEACHER_AUGMENT = "teacher.data.augment"
+# A student that is taught by labels alone is the one student, whichever of an experiment's stages made it.
+TWINS = {"student": "student_alone", "student_alone": "student"}
 WHERE_DATA_LIES = ("train", "test", "root", "source", "samples", "classes")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a plan: what its workers are told, and how far an earlier run got."""
+    """One stage of a plan: what its workers are told, and how far an earlier run got.
 
+    `name` is the stage's own in the plan: its kind, with the variant's name where variants have stages of their own.
+    `floor` is the accuracy that a teacher must reach. `variant` is the (first) one that it belongs to.
+    """
+
+    name: str
     title: str
     spec: StageSpec
     digest: str
     done: bool
     checkpoint: str | None
+    floor: float | None = None
+    variant: str = ""
 
     @property
-    def name(self) -> str:
+    def kind(self) -> str:
         """`teacher`, `student_alone` or `student`."""
         return self.spec.name
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A stage before it has a folder. `weights` and `teacher_weights` are digests of given weights.
+    """A stage before it has a folder. `name` is its kind; `weights` and `teacher_weights` are digests of given weights.
 
     `teacher` is the network that teaches, without its weights' URI when an earlier stage trains it.
     """
@@ -126,57 +135,64 @@ def _given(model: Teacher | Student, role: str, digest_weights: Callable[[str], 
         return NetSpec(spec, uri, role), digest_weights(uri)
 
 
-def place_stages(
+def place_stage(
     experiment: Experiment,
     dataset: Dataset,
-    drafts: list[Draft],
+    draft: Draft,
+    taught: str | None,
     shelf: Shelf,
-    planned: Mapping[str, str],
-    fresh: bool = False,
-) -> list[Stage]:
-    """Give every draft its folder in the store; `planned` are the folders that this run has used so far, by stage."""
-    stages: list[Stage] = []
-    taught: str | None = None
-    for draft in drafts:
-        identity = identity_of(experiment, dataset, draft, taught)
-        digest = digest_of(identity)
-        folder = shelf.folder(_stem(draft, digest), planned.get(draft.name), fresh)
-        if draft.name == "teacher":
-            taught = folder
-        teacher = draft.teacher
-        if teacher is not None and draft.teacher_weights is None:
-            teacher = replace(teacher, weights=shelf.store.path_uri(f"{taught}/model.safetensors"))
-        data, seen = data_of(experiment, dataset, draft)
-        spec = StageSpec(
-            name=draft.name,
-            store=shelf.store.uri,
-            folder=folder,
-            net=draft.net,
-            data=data,
-            dataset=seen,
-            evaluate=experiment.evaluate,
-            seed=experiment.seed,
-            device=experiment.cluster.device,
-            teacher=teacher,
-            objectives=draft.objectives,
-            train=draft.train,
-            identity={"digest": digest, "folder": folder, "model": draft.net.spec.model, "made_of": identity},
-        )
-        done = shelf.done(folder)
-        stages.append(Stage(draft.title, spec, digest, done, None if done else shelf.checkpoint(folder)))
-    return stages
+    planned: str | None,
+    fresh: bool,
+) -> Stage:
+    """Give `draft` its folder in the store.
+
+    `taught` is the folder of the teacher that an earlier stage trains, `planned` the folder that this run has used for
+    the stage so far.
+    """
+    identity = identity_of(experiment, dataset, draft, taught)
+    digest = digest_of(identity)
+    folder = _folder(draft, digest, shelf, planned, fresh)
+    teacher = draft.teacher
+    if teacher is not None and draft.teacher_weights is None:
+        teacher = replace(teacher, weights=shelf.store.path_uri(f"{taught}/model.safetensors"))
+    data, seen = data_of(experiment, dataset, draft)
+    spec = StageSpec(
+        name=draft.name,
+        store=shelf.store.uri,
+        folder=folder,
+        net=draft.net,
+        data=data,
+        dataset=seen,
+        evaluate=experiment.evaluate,
+        seed=experiment.seed,
+        device=experiment.cluster.device,
+        teacher=teacher,
+        objectives=draft.objectives,
+        train=draft.train,
+        identity={"digest": digest, "folder": folder, "model": draft.net.spec.model, "made_of": identity},
+    )
+    done = shelf.done(folder)
+    floor = experiment.teacher.min_accuracy if draft.name == "teacher" and experiment.teacher is not None else None
+    return Stage(draft.name, draft.title, spec, digest, done, None if done else shelf.checkpoint(folder), floor)
 
 
-def run_digest(experiment: Experiment, dataset: Dataset, drafts: list[Draft]) -> str:
-    """Digest of a whole run: of its stages, whatever generation they are of. Names the run's folder."""
-    digests: dict[str, str] = {}
+def base_digests(experiment: Experiment, dataset: Dataset, drafts: list[Draft]) -> list[str]:
+    """Digests of the stages, whatever generation they are of: what they are told apart by before they have folders."""
+    digests: list[str] = []
     taught: str | None = None
     for draft in drafts:
-        digest = digest_of(identity_of(experiment, dataset, draft, taught))
-        digests[draft.name] = digest
+        digests.append(digest_of(identity_of(experiment, dataset, draft, taught)))
         if draft.name == "teacher":
-            taught = f"{ARTIFACTS}/{_stem(draft, digest)}"
-    return digest_of(digests)
+            taught = f"{ARTIFACTS}/{_stem(draft.name, digests[-1])}"
+    return digests
+
+
+def _folder(draft: Draft, digest: str, shelf: Shelf, planned: str | None, fresh: bool) -> str:
+    folder = shelf.folder(_stem(draft.name, digest), planned, fresh)
+    if draft.name in TWINS and not (fresh or planned or shelf.done(folder) or shelf.checkpoint(folder)):
+        twin = shelf.folder(_stem(TWINS[draft.name], digest), None, False)
+        return twin if shelf.done(twin) else folder
+    return folder
 
 
 def identity_of(experiment: Experiment, dataset: Dataset, draft: Draft, taught: str | None) -> dict[str, Any]:
@@ -212,8 +228,8 @@ def data_of(experiment: Experiment, dataset: Dataset, draft: Draft) -> tuple[Dat
     return data, replace(dataset, train_size=output_size(data.augment, None, TEACHER_AUGMENT, data.views))
 
 
-def _stem(draft: Draft, digest: str) -> str:
-    return f"{draft.name}-{digest[:16]}"
+def _stem(kind: str, digest: str) -> str:
+    return f"{kind}-{digest[:16]}"
 
 
 def _data_identity(data: Data, training: bool) -> dict[str, Any]:

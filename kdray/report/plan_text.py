@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from kdray.data.dataset import Dataset, Split
+from kdray.experiment import Data
 from kdray.pipeline.estimate import Estimate, readable_bytes, readable_count
 from kdray.pipeline.plan import Plan
 from kdray.pipeline.stages import Stage
@@ -19,20 +21,15 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 def plan_lines(plan: Plan) -> list[str]:
     """The plan as lines of text."""
-    experiment, dataset = plan.experiment, plan.dataset
-    counts = [
-        f"{name} {len(split) if split.manifest.num_samples else '?'}"
-        for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
-        if split is not None
-    ]
+    seeds = dict.fromkeys(str(member.experiment.seed) for member in plan.members)
+    data = [line for member in plan.members for line in _data(member.experiment.data, member.dataset, plan.stream)]
     lines = [
-        f"{experiment.name}  seed {experiment.seed}  " + (f"run {plan.run_id}" if plan.exact else UNKNOWN),
-        f"data: {', '.join(counts)} images, {dataset.num_classes} classes, {dataset.image_size} px, "
-        f"{'streamed' if plan.stream else 'resident'}",
-        f"      mean {_triple(dataset.mean)}  std {_triple(dataset.std)}",
-        *_training_rows(plan),
-        f"storage: {experiment.storage}",
+        f"{plan.comparison.name}  seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}  "
+        + (f"run {plan.run_id}" if plan.exact else UNKNOWN),
+        *dict.fromkeys(data),
+        f"storage: {plan.comparison.storage}",
         f"cluster: {_cluster(plan)}",
+        *(f"variant {member.variant}: {', '.join(member.names.values())}" for member in plan.members if member.variant),
     ]
     for stage, sizes in plan.stages:
         lines += stage_lines(stage, sizes, plan.exact)
@@ -40,9 +37,22 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _training_rows(plan: Plan) -> list[str]:
+def _data(data: Data, dataset: Dataset, stream: bool) -> list[str]:
+    counts = [
+        f"{name} {len(split) if split.manifest.num_samples else '?'}"
+        for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
+        if split is not None
+    ]
+    return [
+        f"data: {', '.join(counts)} images, {dataset.num_classes} classes, {dataset.image_size} px, "
+        f"{'streamed' if stream else 'resident'}",
+        f"      mean {_triple(dataset.mean)}  std {_triple(dataset.std)}",
+        *_training_rows(data, dataset.train),
+    ]
+
+
+def _training_rows(data: Data, train: Split | None) -> list[str]:
     """What the experiment takes of the training data, and what it does to its labels."""
-    data, train = plan.experiment.data, plan.dataset.train
     lines = [f"      {data.fraction:g} of every class of train"] if data.fraction < 1 else []
     if data.label_noise is not None and train is not None:
         changed = "?" if train.labels_changed is None else train.labels_changed
@@ -52,7 +62,7 @@ def _training_rows(plan: Plan) -> list[str]:
 
 
 def _cluster(plan: Plan) -> str:
-    cluster = plan.experiment.cluster
+    cluster = plan.comparison.cluster
     if not cluster.workers:
         return "one process, without Ray"
     text = f"{cluster.workers} Ray worker{'s' if cluster.workers != 1 else ''}, "

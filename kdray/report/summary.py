@@ -8,6 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kdray.report.comparison import comparison_table, students
+from kdray.report.text import duration, percent
+
 COLUMNS = (
     "model",
     "test last",
@@ -21,9 +24,15 @@ COLUMNS = (
 
 
 def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
-    """One row of ready text per stage of a run's record, in the order of `COLUMNS`."""
+    """One row of ready text per stage of a run's record, in the order of `COLUMNS`.
+
+    Students of variants are left out: they have a table of their own.
+    """
     rows = []
+    own = students(record)
     for stage in record["stages"]:
+        if stage.get("stage") in own:
+            continue
         trained = bool(stage["epochs"])
         history = stage.get("history") or []
         best = stage.get("best_epoch")
@@ -34,13 +43,13 @@ def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
                     COLUMNS,
                     (
                         f"{stage['title']}: {stage['model']}" + (" (reused)" if stage["reused"] else ""),
-                        _percent(stage.get("test")),
-                        _percent(stage.get("test_best")) + (f" (epoch {best})" if best else ""),
-                        _percent(validation),
+                        percent(stage.get("test")),
+                        percent(stage.get("test_best")) + (f" (epoch {best})" if best else ""),
+                        percent(validation),
                         str(stage["epochs"]) if trained else "-",
                         f"{stage['images_per_s']:.0f}" if trained else "-",
                         f"{100 * stage['data_wait']:.1f} %" if trained else "-",
-                        _duration(stage["wall_s"]),
+                        duration(stage["wall_s"]),
                     ),
                     strict=True,
                 )
@@ -53,15 +62,18 @@ def print_summary(record: dict[str, Any], console: Console) -> None:
     """Print the table of a finished run, what needs saying about it, and where its artifacts lie."""
     title = f"{record['name']} (seed {record['seed']})"
     rows = [list(row.values()) for row in summary_rows(record)]
-    table = _table(title, list(COLUMNS), rows)
-    width = 1 + sum(3 + max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True))
-    if width > console.width:
-        # A narrow terminal: one column for each of the few models, whose names may wrap, reads better than cut numbers.
-        turned = [list(line) for line in zip(COLUMNS, *rows, strict=True)]
-        table = _table(title, ["", *(row[0].replace(": ", "\n", 1) for row in rows)], turned[1:])
-    console.print(table)
+    if rows:
+        table = _table(title, list(COLUMNS), rows)
+        width = 1 + sum(3 + max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True))
+        if width > console.width:
+            # A narrow terminal: a column for each of the few models, whose names may wrap, reads better than cuts.
+            turned = [list(line) for line in zip(COLUMNS, *rows, strict=True)]
+            table = _table(title, ["", *(row[0].replace(": ", "\n", 1) for row in rows)], turned[1:])
+        console.print(table)
     for line in remarks(record):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if record.get("variants"):
+        console.print(comparison_table(record))
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
@@ -85,7 +97,7 @@ def remarks(record: dict[str, Any]) -> list[str]:
         lines.append("no validation split (data.validation: 0), so no best-on-validation weights")
     for stage in record["stages"]:
         lines.append(f"{stage['title']}: {stage['artifact']}")
-    lines.append(f"record: {record['uri']}  ({_duration(record.get('wall_s') or 0)})")
+    lines.append(f"record: {record['uri']}  ({duration(record.get('wall_s') or 0)})")
     return lines
 
 
@@ -114,15 +126,3 @@ def _validation(stage: dict[str, Any], history: list[dict[str, Any]], best: int 
         if row["epoch"] == best and "val/top1" in row:
             return {"top1": row["val/top1"]}
     return None
-
-
-def _percent(result: dict[str, float] | None) -> str:
-    return f"{100 * result['top1']:.2f} %" if result else "-"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{seconds:.1f}s"

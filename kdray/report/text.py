@@ -1,0 +1,17 @@
+"""Numbers of a record as people read them."""
+
+from __future__ import annotations
+
+
+def percent(result: dict[str, float] | None) -> str:
+    """Top-1 accuracy in percent, a dash where nothing was evaluated."""
+    return f"{100 * result['top1']:.2f} %" if result else "-"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 12.3s, 4m05s or 3h07m."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{seconds:.1f}s"
