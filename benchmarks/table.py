@@ -1,8 +1,9 @@
-"""The tables of docs/results.md, docs/performance.md and docs/objectives.md, drawn from the committed records.
+"""The tables of the docs, drawn from the committed records.
 
-python benchmarks/table.py results
-python benchmarks/table.py performance
-python benchmarks/table.py objectives
+python benchmarks/table.py results                # docs/results.md
+python benchmarks/table.py performance            # docs/performance.md
+python benchmarks/table.py objectives             # docs/objectives.md
+python benchmarks/table.py gradient_relation      # docs/methods/clmkd.md
 """
 
 from __future__ import annotations
@@ -90,7 +91,32 @@ def _cost(method: str, row: dict[str, Any]) -> str:
     return f"| {label} | {row['views']} | " + " | ".join(cells) + f" | {row['parameters']:,} |"
 
 
-TABLES = {"results": results, "performance": performance, "objectives": objectives}
+def gradient_relation() -> list[str]:
+    """CLMKD on CIFAR-100 with each form of its gradient relation, from the `gradient_relation-*.json` records."""
+    titles = {
+        "none": "without the module",
+        "plain": "`source: gradient, negatives: different_class`",
+        "nt4_all": "`source: gradient, target: non_target, gradient_temperature: 4`",
+        "feat_all": "`source: feature`",
+        "both_nt4_all": "`source: both, target: non_target, gradient_temperature: 4`",
+        "both_all": "`source: both` (default)",
+    }
+    lines = ["| form | seed | validation, best epoch | test, last epoch |", "|---|---|---|---|"]
+    for form, title in titles.items():
+        for path in sorted(RECORDS.glob(f"gradient_relation-{form}-*.json")):
+            record = json.loads(path.read_text())
+            student = record["stages"][-1]
+            best = max(row["val/top1"] for row in student["history"])
+            lines.append(f"| {title} | {record['seed']} | {100 * best:.2f} | {100 * student['test']['top1']:.2f} |")
+    return lines
+
+
+TABLES = {
+    "results": results,
+    "performance": performance,
+    "objectives": objectives,
+    "gradient_relation": gradient_relation,
+}
 
 
 def main() -> None:

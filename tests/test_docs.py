@@ -28,6 +28,11 @@ def test_tables_are_those_of_the_records(name: str) -> None:
     assert "\n".join(lines).strip() in (ROOT / "docs" / f"{name}.md").read_text()
 
 
+def test_the_forms_that_were_tried_are_those_of_the_records() -> None:
+    table = "\n".join(table_module().gradient_relation())
+    assert table.count("\n") > 5 and table in (ROOT / "docs" / "methods" / "clmkd.md").read_text()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())

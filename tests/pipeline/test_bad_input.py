@@ -70,7 +70,7 @@ CASES = {
     "wrong type": Case({"train": {"epochs": "many"}}, ["train.epochs: wants a whole number", '"many"']),
     "unknown method": Case(
         {"objectives": {"kdd": {}}},
-        ["objectives.kdd: unknown method 'kdd' (did you mean 'kd'?)", "`--list methods` names all of them"],
+        ["objectives.kdd: unknown method 'kdd' (did you mean 'kd'?)", "`--list methods` names"],
     ),
     "unknown parameter": Case(
         {"objectives": {"kd": {"temprature": 4}}}, ["objectives.kd.temprature", "did you mean 'temperature'?"]

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 class GradientRelationConfig(ObjectiveConfig):
     """Options of `clmkd.gradient_relation`.
 
-    - `source`: relate `gradient`s, `feature`s, or `both` (the sum of two losses, as CRCD): gradients alone, a function of
-      the logits, teach nothing that `kd` does not.
+    - `source`: relate `gradient`s, `feature`s, or `both` (the sum of two losses, as CRCD). Gradients are a function of
+      the logits: alone they teach nothing that `kd` does not.
     - `anchors`: how many rows of the batch serve as anchors, or `batch` for all.
     - `temperature`: tau_g of the contrast. `gradient_temperature`: T_g, softens the softmax inside the gradient.
     - `negatives`: rows of a `different_class` than the query's, or `all` other rows.
