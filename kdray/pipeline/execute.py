@@ -126,7 +126,7 @@ def _run_stage(plan: Plan, stage: Stage, listener: Listener) -> dict[str, Any]:
 def _check_floor(plan: Plan, stage: Stage, result: dict[str, Any]) -> None:
     test = result.get("test_best") or result["test"]
     if stage.floor is not None and test is not None and test["top1"] < stage.floor:
-        with in_variant(plan.comparison, stage.variant):
+        with in_variant(plan.comparison, stage.floor_of):
             raise KdrayError(
                 f"the teacher reaches {test['top1']:.4f} top-1, below its floor of {stage.floor:.4f}",
                 where="teacher.min_accuracy",

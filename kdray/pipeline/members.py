@@ -58,13 +58,14 @@ def members_of(
 def _names(member: Member, members: list[Member]) -> dict[str, str]:
     """Names of the stages of `member` by kind: the same in every member that shares them."""
     every = [(each.variant, draft.name, digest) for each in members for draft, digest in each.stages()]
+    students = {digest for _, kind, digest in every if kind == "student"}
     names = {}
     for draft, digest in member.stages():
         # A student that only labels teach is one student, alone or not; it is not a teacher that is trained likewise,
         # for that starts from other weights.
         kinds = ("teacher",) if draft.name == "teacher" else ("student", "student_alone")
         kind, variant = next((k, v) for k in kinds for v, other, its in every if (other, its) == (k, digest))
-        rivals = {its for _, other, its in every if other == kind}
+        rivals = {its for _, other, its in every if other == kind} - (students if kind == "student_alone" else set())
         names[draft.name] = f"{kind}.{variant}" if variant and (kind == "student" or len(rivals) > 1) else kind
     return names
 
@@ -89,12 +90,14 @@ def place_stages(members: list[Member], shelf: Shelf, planned: Mapping[str, str]
                 title = name if member.variant else stage.title
                 stages[name] = replace(stage, name=name, title=title, variant=member.variant)
             if draft.name == "teacher":
-                stages[name] = _strictest(stages[name], member.experiment)
+                stages[name] = _strictest(stages[name], member)
                 taught = stages[name].spec.folder
     return list(stages.values())
 
 
-def _strictest(stage: Stage, experiment: Experiment) -> Stage:
-    """`stage` with the floor of `experiment`'s teacher, where that is above its own."""
-    floors = [floor for floor in (stage.floor, experiment.teacher and experiment.teacher.min_accuracy) if floor]
-    return replace(stage, floor=max(floors, default=None))
+def _strictest(stage: Stage, member: Member) -> Stage:
+    """`stage` with the floor of `member`'s teacher, where that is above its own."""
+    teacher = member.experiment.teacher
+    if teacher is None or teacher.min_accuracy is None or (stage.floor or 0.0) >= teacher.min_accuracy:
+        return stage
+    return replace(stage, floor=teacher.min_accuracy, floor_of=member.variant)

@@ -16,7 +16,7 @@ from kdray.data.dataset import Dataset
 from kdray.errors import ConfigError
 from kdray.experiment import Data, Experiment, ModelSpec, Student, Teacher, Train, digest_of
 from kdray.models.weights import is_published
-from kdray.objectives.registry import needs, normalise
+from kdray.objectives.registry import needs, normalise, revisions
 from kdray.pipeline.naming import named
 from kdray.pipeline.shelf import ARTIFACTS, Shelf
 from kdray.pipeline.user_code import references, source_digests
@@ -36,7 +36,8 @@ class Stage:
     """One stage of a plan: what its workers are told, and how far an earlier run got.
 
     `name` is the stage's own in the plan: its kind, with the variant's name where variants have stages of their own.
-    `floor` is the accuracy that a teacher must reach. `variant` is the (first) one that it belongs to.
+    `variant` is the (first) one that it belongs to. `floor` is the accuracy that a teacher must reach, `floor_of` the
+    variant that asks for it.
     """
 
     name: str
@@ -45,8 +46,9 @@ class Stage:
     digest: str
     done: bool
     checkpoint: str | None
-    floor: float | None = None
     variant: str = ""
+    floor: float | None = None
+    floor_of: str = ""
 
     @property
     def kind(self) -> str:
@@ -172,8 +174,7 @@ def place_stage(
         identity={"digest": digest, "folder": folder, "model": draft.net.spec.model, "made_of": identity},
     )
     done = shelf.done(folder)
-    floor = experiment.teacher.min_accuracy if draft.name == "teacher" and experiment.teacher is not None else None
-    return Stage(draft.name, draft.title, spec, digest, done, None if done else shelf.checkpoint(folder), floor)
+    return Stage(draft.name, draft.title, spec, digest, done, None if done else shelf.checkpoint(folder))
 
 
 def base_digests(experiment: Experiment, dataset: Dataset, drafts: list[Draft]) -> list[str]:
@@ -205,8 +206,10 @@ def identity_of(experiment: Experiment, dataset: Dataset, draft: Draft, taught: 
     data = _data_identity(data_of(experiment, dataset, draft)[0], training=draft.train is not None)
     models = [draft.net.spec.model, *([draft.teacher.spec.model] if draft.teacher is not None else [])]
     code = source_digests(references(models, draft.objectives))
+    revised = revisions(draft.objectives) if draft.objectives else {}
     return {
         **({"code": code} if code else {}),
+        **({"revisions": revised} if revised else {}),
         "format": FORMAT,
         "kind": "train" if draft.train else "evaluate",
         "model": draft.net.spec.canonical(results_only=True) | {"weights": draft.weights},
