@@ -257,7 +257,8 @@ class Loop:
         self.meter.seconds += self.clock.lap()
         if count:
             last = job.checkpoints.last_saved if job.checkpoints else None
-            self.window.check(rows, self.step - count, self.divergence.limit(rows), last)
+            limit, silent = self.divergence.limit(rows), job.trainable.reported_only
+            self.window.check(rows, self.step - count, limit, last, silent)
             self.meter.add(self.window.names, rows)
             self._report(rows)
         if save or late or stop:

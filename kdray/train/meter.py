@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.distributed as dist
@@ -63,8 +63,18 @@ class LossWindow:
         host = packed.cpu()
         return host[:-2].view(table.shape), bool(host[-2] > 0), bool(host[-1] > 0)
 
-    def check(self, rows: torch.Tensor, first_step: int, limit: float, last_saved: str | None) -> None:
-        """Raise TrainingError for the first step whose loss is not finite, or whose total is above `limit`."""
+    def check(
+        self,
+        rows: torch.Tensor,
+        first_step: int,
+        limit: float,
+        last_saved: str | None,
+        reported_only: Collection[str] = (),
+    ) -> None:
+        """Raise TrainingError for the first step whose loss is not finite, or whose total is above `limit`.
+
+        Parts that are `reported_only`, with no weight in the total, are not blamed for its growth.
+        """
         good = f"The last good checkpoint is {last_saved}" if last_saved else "No checkpoint had been written yet"
         way_out = f"{good}; lower the learning rate or the weight of that part, or clip gradients (train.clip_norm)"
         finite = torch.isfinite(rows)
@@ -78,6 +88,7 @@ class LossWindow:
         if float(rows[worst, -1]) > limit:
             # Parts may have very different scales; the one that grew beyond the window's start most is to blame.
             growth = rows[worst, :-1].abs() / rows[0, :-1].abs().clamp_min(1e-6)
+            growth[[name in reported_only for name in self.names[:-1]]] = 0
             blamed_part = self.names[int(growth.argmax())]
             raise TrainingError(
                 f"the loss diverges at step {first_step + worst}: {float(rows[worst, -1]):.4g} is above "

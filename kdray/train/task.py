@@ -40,6 +40,8 @@ class Trainable(nn.Module):
         super().__init__()
         self.net = net
         self.objectives = objectives
+        self.reported_only: frozenset[str] = frozenset()
+        """Parts of the last step that have no weight in its total."""
 
     def forward(
         self,
@@ -56,6 +58,7 @@ class Trainable(nn.Module):
         needs = self.objectives.needs
         student = self.net(images, stages=needs.stages, preact=needs.preact)
         report = self.objectives(targets, student, teacher, self.net.classifier, teacher_head[0], step)
+        self.reported_only = frozenset(name for name in report.parts if report.weights[name] == 0.0)
         return report.total, report.parts
 
 

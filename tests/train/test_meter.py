@@ -46,6 +46,8 @@ def test_divergence_is_measured_against_the_first_window() -> None:
     assert limit == pytest.approx(20)
     with pytest.raises(TrainingError, match=r"step 8.*kd grew most"):
         later.check(rows, first_step=7, limit=limit, last_saved=None)
+    with pytest.raises(TrainingError, match=r"step 8.*ce grew most"):
+        later.check(rows, first_step=7, limit=limit, last_saved=None, reported_only={"kd"})
 
 
 def test_epoch_meter_averages_and_survives_a_resume() -> None:
