@@ -69,19 +69,27 @@ def methods() -> dict[str, type[Objective]]:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One line of `--list methods`."""
+    """One line of `--list methods`; `needs` are those of the default options."""
 
     name: str
     family: str
     provenance: str
     source: str
     summary: str
+    needs: Needs
 
 
 def list_methods() -> list[MethodRow]:
     """All methods with their provenance, sorted by name."""
     return [
-        MethodRow(name, cls.family, cls.provenance, cls.source, (cls.__doc__ or "").strip().partition("\n")[0])
+        MethodRow(
+            name=name,
+            family=cls.family,
+            provenance=cls.provenance,
+            source=cls.source,
+            summary=(cls.__doc__ or "").strip().partition("\n")[0],
+            needs=cls.needs(cls.config()),
+        )
         for name, cls in methods().items()
     ]
 
@@ -219,9 +227,7 @@ def revisions(objectives: Mapping[str, Any], where: str = "objectives") -> dict[
     Raises:
         ConfigError: as `parse`.
     """
-    return {
-        entry.name: entry.objective.revision for entry in parse(objectives, where) if entry.objective.revision > 1
-    }
+    return {entry.name: entry.objective.revision for entry in parse(objectives, where) if entry.objective.revision > 1}
 
 
 def needs(objectives: Mapping[str, Any], where: str = "objectives") -> Needs:

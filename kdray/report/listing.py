@@ -5,13 +5,16 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from kdray.objectives.contract import Needs
 from kdray.pipeline.estimate import readable_count
 
 
 def print_listing(what: str, console: Console) -> None:
     """Print the models, methods or sources that are there."""
     columns, rows = _LISTINGS[what]()
-    table = Table(*columns)
+    table = Table()
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -30,8 +33,23 @@ def _models() -> tuple[list[str], list[list[str]]]:
 def _methods() -> tuple[list[str], list[list[str]]]:
     from kdray.objectives.registry import list_methods
 
-    rows = [[row.name, row.family, row.provenance, row.source, row.summary] for row in list_methods()]
-    return ["method", "family", "provenance", "source", ""], rows
+    rows = [[row.name, row.family, needs_in_words(row.needs), row.provenance, row.source] for row in list_methods()]
+    return ["method", "family", "needs", "provenance", "source"], rows
+
+
+def needs_in_words(needs: Needs) -> str:
+    """What a method must be given beside images and the labels of the batch, such as "teacher (logits), 2 views"."""
+    outputs = {"logits": needs.teacher_logits, "features": needs.teacher_pooled}
+    of_teacher = ", ".join(name for name, wanted in outputs.items() if wanted)
+    given = {
+        "teacher" + (f" ({of_teacher})" if of_teacher else ""): needs.teacher,
+        "stages": needs.stages,
+        "pre-activations": needs.preact,
+        f"{needs.min_views} views": needs.min_views > 1,
+        "sample index": needs.index,
+        "all labels": needs.labels,
+    }
+    return ", ".join(name for name, wanted in given.items() if wanted) or "-"
 
 
 def _sources() -> tuple[list[str], list[list[str]]]:
