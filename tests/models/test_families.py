@@ -85,6 +85,17 @@ def vgg(w: State, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     return head(w, "classifier", x), stages
 
 
+def mobilenetv1(w: State, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    x, stages = bn(w, "model.0.1", conv(w, "model.0.0", x, 2)).relu(), []
+    for layer in range(1, 14):
+        at = f"model.{layer}"
+        x = bn(w, f"{at}.1", conv(w, f"{at}.0", x, 2 if layer in (2, 4, 6, 12) else 1, x.shape[1])).relu()
+        x = bn(w, f"{at}.4", conv(w, f"{at}.3", x)).relu()
+        if layer in (3, 5, 11, 13):
+            stages.append(x)
+    return head(w, "fc", x), stages
+
+
 def mobilenetv2(w: State, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     x, stages = bn(w, "conv1.1", conv(w, "conv1.0", x, 2)).relu(), []
     for group, (blocks, stride) in enumerate(((1, 1), (2, 1), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1))):
@@ -151,6 +162,7 @@ def shufflenetv2(w: State, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         ("wrn_16_2", wrn),
         ("vgg8", vgg),
         ("vgg16", vgg),
+        ("mobilenetv1", mobilenetv1),
         ("mobilenetv2", mobilenetv2),
         ("shufflenetv1", shufflenetv1),
         ("shufflenetv2", shufflenetv2),

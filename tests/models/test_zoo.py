@@ -35,6 +35,7 @@ TABLE = {
     "vgg13": (9_462_180, 512, [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]),
     "vgg16": (14_774_436, 512, [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]),
     "vgg19": (20_086_692, 512, [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]),
+    "mobilenetv1": (3_309_476, 1024, [(128, 8), (256, 4), (512, 2), (1024, 1)]),
     "mobilenetv2": (812_836, 1280, [(12, 16), (16, 8), (48, 4), (160, 2)]),
     "shufflenetv1": (949_258, 960, [(240, 16), (480, 8), (960, 4)]),
     "shufflenetv2": (1_355_528, 1024, [(116, 16), (232, 8), (464, 4)]),
@@ -43,7 +44,7 @@ TABLE = {
 
 def test_the_list_is_the_table() -> None:
     assert {row.name: row.parameters for row in list_models()} == {name: row[0] for name, row in TABLE.items()}
-    assert [row.name for row in list_models()][1:5] == ["resnet8", "resnet8x4", "resnet14", "resnet20"]
+    assert [row.name for row in list_models()][2:6] == ["resnet8", "resnet8x4", "resnet14", "resnet20"]
     assert all(row.source for row in list_models())
 
 
@@ -77,7 +78,16 @@ def test_flops_count_a_multiply_add_as_two() -> None:
     assert describe(Spec("resnet8"), 10, 32).flops == 2 * (stem + first + second + third + 640)
 
 
-FAMILIES = ["resnet8", "resnet50_cifar", "wrn_16_1", "vgg8", "mobilenetv2", "shufflenetv1", "shufflenetv2"]
+FAMILIES = [
+    "resnet8",
+    "resnet50_cifar",
+    "wrn_16_1",
+    "vgg8",
+    "mobilenetv1",
+    "mobilenetv2",
+    "shufflenetv1",
+    "shufflenetv2",
+]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -95,7 +105,9 @@ def test_taps_do_not_change_the_logits_and_are_absent_unless_asked_for(name: str
         assert linear or bool((before < 0).any())
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "mobilenetv2", "shufflenetv1", "shufflenetv2"])
+@pytest.mark.parametrize(
+    "name", ["resnet8", "wrn_16_1", "vgg8", "mobilenetv1", "mobilenetv2", "shufflenetv1", "shufflenetv2"]
+)
 def test_gradients_reach_every_parameter_from_logits_and_from_stages(name: str, make) -> None:
     net = make(name, params={"width": 0.25}).train()
     out = net(images(4), stages=True, preact=True)
@@ -106,7 +118,8 @@ def test_gradients_reach_every_parameter_from_logits_and_from_stages(name: str, 
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet8", "wrn_16_1", "vgg8", "mobilenetv2", "shufflenetv1", "shufflenetv2", "ResNet50"]
+    "name",
+    ["resnet8", "wrn_16_1", "vgg8", "mobilenetv1", "mobilenetv2", "shufflenetv1", "shufflenetv2", "ResNet50"],
 )
 def test_memory_format_batch_of_one_and_bf16(name: str, make) -> None:
     net = make(name, params={"width": 0.25})
@@ -248,3 +261,10 @@ def test_it_compiles_whole(name: str, make, caplog) -> None:
     torch.testing.assert_close(got.logits, wanted.logits)
     for a, b in zip(got.stages + got.preact, wanted.stages + wanted.preact, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_mobilenetv1_is_the_published_size_on_imagenet() -> None:
+    info = describe(Spec("mobilenetv1"), 1000, 224)
+    assert (info.parameters, info.pooled_dim) == (4_231_976, 1024)
+    assert info.stage_shapes == ((128, 56, 56), (256, 28, 28), (512, 14, 14), (1024, 7, 7))
+    assert info.flops is not None and 1.13e9 < info.flops < 1.15e9  # 569 million multiply-adds in the paper
