@@ -12,13 +12,14 @@ from torch import Tensor
 from kdray.errors import ConfigError
 from kdray.experiment.bounds import Count
 from kdray.objectives.draws import draw
-from kdray.objectives.heads import TINY, unit
+from kdray.objectives.heads import unit
 
 if TYPE_CHECKING:
     from kdray.models.outputs import ModelInfo
     from kdray.objectives.contract import StepInfo
 
 _ANCHORS = 3
+_SHORTEST = 1e-2
 
 Anchors = Count | Literal["batch"]
 
@@ -41,9 +42,12 @@ def gradient_direction(
 
 
 def inverse_norm(x: Tensor) -> Tensor:
-    """1 / ||x|| along the last dimension, 0 without gradient where x vanishes."""
-    norm = torch.linalg.vector_norm(x, dim=-1)
-    return torch.where(norm > TINY, norm.clamp_min(TINY).reciprocal(), 0.0)
+    """1 / sqrt(||x||^2 + 0.01^2) along the last dimension, for differences x of unit vectors.
+
+    The direction from an anchor that nearly coincides with a row is noise, and 1 / ||x|| alone would multiply its
+    gradient by as much: one pair 1e-4 apart in a batch outweighs all others.
+    """
+    return (x.square().sum(dim=-1) + _SHORTEST**2).rsqrt()
 
 
 def anchor_rows(keys: Tensor, anchors: Anchors, step: StepInfo) -> Tensor:

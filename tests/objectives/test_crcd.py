@@ -75,7 +75,8 @@ def loops(case: Case, one: CRCD, log_z: list[float] | None) -> tuple[dict[str, T
                     if anchor == sample:
                         continue
                     pairs += 1
-                    relation = norm(rows[i] - memory[anchor])
+                    difference = rows[i] - memory[anchor]
+                    relation = difference / (difference @ difference + 1e-4).sqrt()
                     for k, other in enumerate(drawn[i].tolist()):
                         if other != anchor:
                             reference = norm(memory[other] - memory[anchor])
@@ -128,6 +129,8 @@ def test_relation_scores_never_make_the_relations_of_the_vectors() -> None:
     rows, vectors, anchors = units(4, 128), units(4, 50, 128), units(5, 128)
     relations, references = rows[:, None] - anchors[None], vectors[:, None] - anchors[None, :, None]
     cosines = torch.nn.functional.cosine_similarity(relations[:, :, None], references, dim=3)
+    squares = relations.square().sum(dim=2)[:, :, None]
+    cosines = cosines * (squares / (squares + 1e-4)).sqrt()
     torch.testing.assert_close(relation_scores(rows, vectors, anchors), cosines, atol=2e-6, rtol=1e-5)
     largest = 0
 

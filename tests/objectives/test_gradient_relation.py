@@ -35,6 +35,10 @@ def norm(x: Tensor) -> Tensor:
     return x / x.norm().clamp_min(1e-8)
 
 
+def direction(x: Tensor) -> Tensor:
+    return x / (x @ x + 1e-4).sqrt()
+
+
 def represent(source: str, head: Any, projection: Any, pooled: Tensor, logits: Tensor, labels: list[int], options: Any):
     """r_i of reference A4 (2), one row at a time, from the formula as it stands there."""
     rows = []
@@ -101,11 +105,11 @@ def loops(case: Case, one: GradientRelation) -> Tensor:
                     ]
                     if not negatives:
                         continue
-                    relation = norm(query[i] - anchor)
-                    top = (relation @ norm(other[i] - anchor) / options.temperature).exp()
+                    relation = direction(query[i] - anchor)
+                    top = (relation @ direction(other[i] - anchor) / options.temperature).exp()
                     bottom = top
                     for vector in negatives:
-                        bottom = bottom + (relation @ norm(vector - anchor) / options.temperature).exp()
+                        bottom = bottom + (relation @ direction(vector - anchor) / options.temperature).exp()
                     total = total - (top / bottom).log()
                     pairs += 1
     return total / max(pairs, 1)
@@ -189,6 +193,22 @@ def test_starts_near_the_log_of_the_number_of_candidates() -> None:
     case = make_case(setup, 8)
     value = case.part(build({**BASE, "temperature": 1e6, "anchors": "batch"}, setup)).item()
     assert value == pytest.approx(np.log(7), abs=1e-4)
+
+
+@pytest.mark.parametrize("source", ["gradient", "feature"])
+def test_rows_that_nearly_coincide_do_not_outweigh_the_others(source: str) -> None:
+    setup = make_setup(d_s=16, d_t=16)
+    objectives = build({**BASE, "source": source, "anchors": "batch", "negatives": "all"}, setup)
+    sizes = []
+    for apart in (1.0, 1e-6):
+        case = make_case(setup, 8, index=[1, 1, *range(2, 8)])
+        with torch.no_grad():
+            for outputs in (case.student, case.teacher):
+                for x in (outputs.logits, outputs.pooled):
+                    x[1] = x[0] + apart * (x[1] - x[0])
+        grads = torch.autograd.grad(case.part(objectives), list(objectives.parameters()))
+        sizes.append(sum(grad.norm() for grad in grads))
+    assert sizes[1] < 10 * sizes[0]
 
 
 def test_anchors_are_samples_and_change_with_the_step() -> None:
