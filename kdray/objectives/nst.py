@@ -28,16 +28,27 @@ class NSTConfig(StagesConfig):
 def squared_mmd(student: Tensor, teacher: Tensor, power: int) -> Tensor:
     """Squared maximum mean discrepancy between the channels of two maps, mean over rows, kernel (a . b)^power.
 
-    A channel is its places as a vector of unit length. student [n, C_s, H_s, W_s], teacher [n, C_t, H_t, W_t]; the
-    larger is pooled first; scalar out, at least 0.
+    A channel is its places as a vector of unit length. student [n, C_s, H_s, W_s], teacher [n, C_t, H_t, W_t]; power 1
+    or 2; the larger map is pooled first; scalar out, at least 0.
     """
     student, teacher = pool_larger(student, teacher)
     s, t = unit(student.flatten(2)), unit(teacher.flatten(2))
+    if power == 1:
+        return (s.mean(dim=1) - t.mean(dim=1)).square().sum(dim=1).mean()
+    if s.shape[2] < max(s.shape[1], t.shape[1]):
+        # sum_cd (a_c . b_d)^2 is the product of the channels' second moments [P, P]: with wide maps of few places
+        # (2048 channels, 4x4) the products of channels would be thousands of times larger.
+        return (_moment(s) - _moment(t)).square().sum(dim=(1, 2)).mean()
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.transpose(1, 2)).pow(power).mean()
+        return (a @ b.transpose(1, 2)).square().mean()
 
     return kernel(t, t) + kernel(s, s) - 2.0 * kernel(s, t)
+
+
+def _moment(vectors: Tensor) -> Tensor:
+    """Mean over channels of the outer product of a channel with itself: [n, C, P] -> [n, P, P]."""
+    return vectors.transpose(1, 2) @ vectors / vectors.shape[1]
 
 
 @register("nst")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdray.errors import ConfigError
 from kdray.models.outputs import ModelInfo
@@ -42,6 +44,43 @@ def test_equals_loops(rows: int, c_s: int, c_t: int, height: int, width: int, po
     ours, theirs = squared_mmd(student, teacher, power), loops(student, teacher, power)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(x, student)[0] for x in (ours, theirs)))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(2, 3), st.integers(0, 99))
+def test_few_places_and_many_are_one_formula(c_s: int, c_t: int, height: int, width: int, seed: int) -> None:
+    """Products of channels, [C, C], and of places, [P, P], to the last digits, whichever of C and P is larger."""
+    random = torch.Generator().manual_seed(seed)
+    student = torch.randn(2, c_s, height, width, generator=random, dtype=torch.float64)
+    teacher = torch.randn(2, c_t, height, width, generator=random, dtype=torch.float64)
+    s, t = (torch.nn.functional.normalize(maps.flatten(2), dim=2) for maps in (student, teacher))
+    for power in (1, 2):
+
+        def mean(a: Tensor, b: Tensor, power: int = power) -> Tensor:
+            return (a @ b.transpose(1, 2)).pow(power).mean()
+
+        expected = mean(t, t) + mean(s, s) - 2 * mean(s, t)
+        torch.testing.assert_close(squared_mmd(student, teacher, power), expected, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize(("channels", "power"), [((64, 96), 2), ((96, 2), 2), ((2, 96), 2), ((64, 96), 1)])
+def test_wide_maps_of_few_places_hold_no_products_of_channels(channels: tuple[int, int], power: int) -> None:
+    """The largest tensor of forward and backward is the maps', or [P, P]."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for one in out if isinstance(out, tuple | list) else [out]:
+                largest = max(largest, one.numel() if isinstance(one, Tensor) else 0)
+            return out
+
+    student, teacher = (torch.randn(2, width, 2, 3) for width in channels)
+    student.requires_grad_()
+    with Watch():
+        squared_mmd(student, teacher, power).backward()
+    assert largest <= 2 * 6 * max(channels)
 
 
 @pytest.mark.parametrize("larger", ["student", "teacher"])
