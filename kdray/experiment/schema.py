@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdray.experiment.bounds import BelowOne, Betas, Count, Mean, Natural, NonNegative, Positive, Std, Text, Unit
 from kdray.experiment.freeform import Objectives, Parameters, Transforms
@@ -233,6 +233,9 @@ class Teacher(ModelSpec):
     def _has_objectives(self) -> Teacher:
         if not self.objectives:
             raise refuse("names no objective", "Write {ce: {weight: 1}}, or leave the key out", ("objectives",))
+        if not self.classifier and self.min_accuracy is not None:
+            problem = f"a floor of {self.min_accuracy:g} means nothing without a classifier: there is no accuracy"
+            raise refuse(problem, "Remove it, or write classifier: true", ("min_accuracy",))
         return self
 
 
@@ -240,6 +243,13 @@ class Student(ModelSpec):
     """The student. `alone` also trains the same student with cross-entropy only, as the comparison."""
 
     alone: bool = Field(default=False, json_schema_extra=OPERATIONAL)
+
+    @model_validator(mode="after")
+    def _can_be_alone(self) -> Student:
+        if self.alone and not self.classifier:
+            problem = "alone means cross-entropy, which needs a classifier"
+            raise refuse(problem, "Write alone: false, or classifier: true", ("alone",))
+        return self
 
 
 class Cluster(Part):
@@ -257,14 +267,34 @@ class Cluster(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+class LinearProbe(Part):
+    """A linear classifier on the frozen network's pooled features, trained by SGD with a cosine on `limit` training
+    images (evenly spaced; None = all). `batch` is over all workers, `lr` for features of mean 0 and length about 1."""
+
+    epochs: Count = 50
+    batch: Count = 256
+    lr: Positive = 3.0
+    momentum: BelowOne = 0.9
+    weight_decay: NonNegative = 0.0
+    limit: Count | None = None
+
+
+def _yes_is_default(probe: Any) -> Any:
+    if isinstance(probe, bool):
+        return {} if probe else None
+    return probe
+
+
 class Evaluate(Part):
     """How finished models are evaluated on test. `batch` is per worker and changes no number.
 
     `precision` is fp32 by default, whatever the training's: published accuracies are of float32 networks.
+    `linear_probe: true` also measures their features, with the options' defaults.
     """
 
     batch: Count = Field(default=256, json_schema_extra=OPERATIONAL)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    linear_probe: Annotated[LinearProbe | None, BeforeValidator(_yes_is_default)] = None
 
 
 def _evaluation_only() -> Train:

@@ -42,7 +42,8 @@ class CE(Objective):
     def __init__(self, options: CEConfig, setup: Setup) -> None:
         super().__init__(options, setup)
         if setup.student.num_classes is None:
-            raise ConfigError(f"{setup.student.name} has no classifier", fix="Build the student with its classes")
+            fix = "Write classifier: true, or use objectives that read features"
+            raise ConfigError(f"{setup.student.name} has no classifier", fix=fix)
 
     def forward(
         self,

@@ -71,7 +71,7 @@ def check_stage(experiment: Experiment, stage: Stage, sizes: Estimate, unread: C
     device = torch.device("cuda") if spec.device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
     _check_precision(spec.evaluate.precision, device, "evaluate.precision")
     if spec.train is None:
-        if spec.dataset.test is None and spec.dataset.validation is None:
+        if spec.dataset.test is None and (spec.dataset.validation is None or not spec.net.spec.classifier):
             raise DataError(
                 "there is nothing to evaluate the teacher on",
                 where="data.test",
@@ -96,7 +96,7 @@ def _check_training(stage: Stage, sizes: Estimate, device: torch.device, key: st
         )
     _check_precision(spec.train.precision, device, f"{key}.precision")
     info = sizes.student
-    if info.num_classes is None:
+    if info.num_classes is None and spec.net.spec.classifier:
         raise ModelError("it has no classifier, so it cannot be trained or tested", where=f"{spec.net.init}.model")
     dry_step(spec, info, sizes.teacher)
 
@@ -156,7 +156,8 @@ def _check_weights(net: NetSpec, spec: StageSpec) -> None:
         return
     with named_model(net.init):
         if is_published(net.spec.model, net.spec.weights):
-            check_published(net.spec.model, net.spec.weights, spec.dataset.num_classes)
+            classes = spec.dataset.num_classes if net.spec.classifier else None
+            check_published(net.spec.model, net.spec.weights, classes)
         else:
             load_weights(build(net.spec, spec.dataset.num_classes, spec.dataset.image_size), net.weights)
 

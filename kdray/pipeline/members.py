@@ -47,7 +47,8 @@ def members_of(
     for variant, experiment in comparison.experiments.items():
         with in_variant(comparison, variant):
             dataset = open_data(experiment)
-            judged = dataset.test is not None or dataset.validation is not None
+            known = experiment.teacher is None or experiment.teacher.classifier  # else its features are judged, on test
+            judged = dataset.test is not None or (known and dataset.validation is not None)
             if variant and experiment.student is not None and not needs(experiment.objectives).teacher:
                 experiment = experiment.model_copy(update={"teacher": None})
             drafts = draft_stages(experiment, judged, digest_weights)

@@ -6,15 +6,15 @@ from kdray.errors import ModelError, nearest
 from kdray.models.foreign import import_timm
 
 
-def check_published(model: str, choice: str, num_classes: int) -> None:
-    """Check that `choice` (IMAGENET1K_V1, pretrained) names weights of `model` for `num_classes` classes.
+def check_published(model: str, choice: str, num_classes: int | None) -> None:
+    """Check that `choice` (IMAGENET1K_V1, pretrained) names weights of `model` for `num_classes` classes (None: any).
 
     Raises:
         ModelError: there are no such weights, or they are of another number of classes.
     """
     library, _, name = model.partition("/")
     classes = _torchvision(name, choice) if library == "torchvision" else _timm(name)
-    if classes is not None and classes != num_classes:
+    if None not in (classes, num_classes) and classes != num_classes:
         raise ModelError(
             f"{choice!r} of {model} has {classes} classes, the data {num_classes}",
             where="weights",

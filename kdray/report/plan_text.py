@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from kdray.data.dataset import Dataset, Split
+from kdray.evaluate.knn import TRAIN_IMAGES
 from kdray.experiment import Data
 from kdray.pipeline.estimate import Estimate, readable_bytes, readable_count
 from kdray.pipeline.plan import Plan
@@ -87,6 +88,11 @@ def stage_lines(stage: Stage, sizes: Estimate, exact: bool = True) -> list[str]:
         f"  {readable_count(info.parameters)} parameters, {readable_count(info.flops)} FLOPs per image forward"
         + (f", {readable_count(sizes.flops_per_image)} per image trained" if spec.train else "")
     )
+    if not spec.net.spec.classifier:
+        lines.append(f"  no classifier: judged on test by the features' nearest among {TRAIN_IMAGES} training images")
+    probe = spec.evaluate.linear_probe
+    if probe is not None:
+        lines.append(f"  linear probe on test: {probe.epochs} epochs, batch {probe.batch}, lr {probe.lr:g}")
     if spec.train is None:
         lines.append(f"  evaluation of {sizes.samples} images")
         return lines

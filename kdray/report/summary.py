@@ -103,6 +103,13 @@ def remarks(record: dict[str, Any]) -> list[str]:
 
 def _stage_remarks(stage: dict[str, Any]) -> list[str]:
     lines = []
+    if stage.get("linear_probe"):
+        probe = stage["linear_probe"]
+        lines.append(f"linear probe {percent(probe)} top-1 on test (features of {int(probe['train_images'])} images)")
+    if "knn" in (stage.get("test") or {}):
+        test = stage["test"]
+        neighbours = f"{int(test['knn_k'])} nearest of {int(test['knn_train_images'])} training images"
+        lines.append(f"no classifier, so no accuracy: kNN is the share of test images told by their {neighbours}")
     if stage.get("bad_images"):
         lines.append(f"{int(stage['bad_images'])} training images did not decode and were replaced by others")
     history = stage.get("history") or [{}]

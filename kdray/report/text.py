@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 def percent(result: dict[str, float] | None) -> str:
-    """Top-1 accuracy in percent, a dash where nothing was evaluated."""
+    """Top-1 accuracy in percent, a dash where nothing was evaluated; neighbours' accuracy is called by its name."""
+    if result and "top1" not in result:
+        return f"kNN {100 * result['knn']:.2f} %"
     return f"{100 * result['top1']:.2f} %" if result else "-"
 
 

@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdray.data.batch import EvalFeed
-from kdray.data.dataset import Split
-from kdray.data.feed import eval_feed, train_feed
+from kdray.data.feed import train_feed
 from kdray.errors import ConfigError, DataError
-from kdray.evaluate.accuracy import evaluate
 from kdray.models.export import export_bytes
 from kdray.models.outputs import Net
 from kdray.models.weights import load_weights
@@ -27,6 +24,7 @@ from kdray.train.board import Board
 from kdray.train.checkpoint import Checkpoints
 from kdray.train.frozen import freeze
 from kdray.train.job import Job, Listener, Outcome
+from kdray.train.judge import Judge
 from kdray.train.loop import Loop
 from kdray.train.precision import Precision, resolve_precision
 from kdray.train.seed import set_seed
@@ -56,9 +54,8 @@ class StageWorker:
         self.store = Store(stage.store).sub(stage.folder)
         name = stage.train.precision if stage.train else stage.evaluate.precision
         self.precision: Precision = resolve_precision(name, self.device)
-        self.test_precision = resolve_precision(stage.evaluate.precision, self.device)
         self.image_size = stage.dataset.image_size
-        self._eval_feeds: dict[str, EvalFeed] = {}
+        self.judge = Judge(stage, self._pixels(stage.net), self.device, self._feed_options())
 
     def run(self) -> dict[str, Any]:
         """Train or evaluate, write the artifact (rank 0), return its record."""
@@ -69,7 +66,7 @@ class StageWorker:
             **self.stage.identity,
             "seed": self.stage.seed,
             "precision": self.precision.name,
-            "test_precision": self.test_precision.name,
+            "test_precision": self.judge.precision.name,
             "device": device_name(self.device),
             "world_size": self.world,
             "threads": torch.get_num_threads(),
@@ -77,8 +74,8 @@ class StageWorker:
             "flops_per_image": net.info.flops,
         }
         if self.stage.train is None:
-            record |= {"test": self._test(net), "epochs": 0}
-            record["validation"] = self._evaluate(net, self.stage.dataset.validation, self.precision)
+            record |= {**self.judge.test(net), "epochs": 0}
+            record["validation"] = self.judge.validate(net, self.precision)
         else:
             record |= self._train(net)
         # With what interrupted processes took until the checkpoint that this one goes on from.
@@ -112,22 +109,6 @@ class StageWorker:
             "data_cpus": self.stage.data_cpus or None,
         }
 
-    def _test(self, net: Net) -> dict[str, float] | None:
-        return self._evaluate(net, self.stage.dataset.test, self.test_precision)
-
-    def _evaluate(self, net: Net, split: Split | None, precision: Precision) -> dict[str, float] | None:
-        if split is None or not len(split):
-            return None
-        key = "test" if split is self.stage.dataset.test else "validation"
-        if key not in self._eval_feeds:  # kept: resident images are decoded once for all epochs
-            self._eval_feeds[key] = eval_feed(
-                self.stage.data, split.manifest, split.rows, batch=self.stage.evaluate.batch, **self._feed_options()
-            )
-        feed = self._eval_feeds[key]
-        pixels = self._pixels(self.stage.net)
-        limit = self.stage.data.max_bad_fraction
-        return evaluate(net, feed, lambda images: pixels.prepare(images, precision), precision, self.device, limit)
-
     def _train(self, net: Net) -> dict[str, Any]:
         stage, train, dataset = self.stage, self.stage.train, self.stage.dataset
         assert train is not None and dataset.train is not None
@@ -160,7 +141,7 @@ class StageWorker:
         deployed = objectives.deployed(net, teacher.net if teacher else None)
         board = Board(self.store, self.listener) if self.rank == 0 else None
         checkpoints = Checkpoints(self.store, train.checkpoint.keep)
-        validation = dataset.validation
+        validated = self.judge.can_validate(deployed)
         loop = Loop(
             Job(
                 trainable=Trainable(net, objectives),
@@ -172,7 +153,7 @@ class StageWorker:
                 device=self.device,
                 seed=stage.seed,
                 listener=board or self.listener,
-                validate=(lambda n: self._evaluate(n, validation, self.precision) or {}) if validation else None,
+                validate=(lambda n: self.judge.validate(n, self.precision) or {}) if validated else None,
                 checkpoints=checkpoints,
                 rank=self.rank,
                 world=self.world,
@@ -195,9 +176,9 @@ class StageWorker:
             versions["best"] = outcome.best
         for name, weights in versions.items():
             net.backbone.load_state_dict(weights)
-            tests[name] = self._test(net)
+            tests[name] = self.judge.test(net, probe=name == "last")
             if self.rank == 0:
-                card = self._card(net, name, tests[name], outcome)
+                card = self._card(net, name, tests[name]["test"], outcome)
                 for stem in [name] if name != list(versions)[-1] else [name, "model"]:
                     tensors, text = export_bytes(net, card)
                     self.store.write_bytes(f"{stem}.safetensors", tensors)
@@ -209,8 +190,8 @@ class StageWorker:
             "steps": outcome.steps,
             "resumed_from": outcome.resumed_from,
             "history": outcome.history,
-            "test": tests["last"],
-            "test_best": tests.get("best"),
+            **tests["last"],
+            "test_best": tests["best"]["test"] if "best" in tests else None,
             "best_epoch": outcome.best_epoch,
             **throughput(outcome.history),
             **outcome.extra,

@@ -39,6 +39,11 @@ class TwoViews(Objective):
         return {LOSS: student.logits.mean()}
 
 
+class TwoViewsOfFeatures(TwoViews):
+    def forward(self, targets, student, teacher, student_head, teacher_head, step):
+        return {LOSS: student.pooled.mean()}
+
+
 def ten_thousand(num_classes=10):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10000))
 """
@@ -96,6 +101,27 @@ CASES = {
         {"teacher": {"objectives": {"two": {"type": "own:TwoViews"}}}},
         ["teacher.objectives.two: it needs 2 views of every image, and data.views is 1. Set teacher.data.views to 2"],
     ),
+    "cross-entropy without a classifier": Case(
+        {"teacher": {"classifier": False}},
+        ["teacher.objectives.ce: resnet8 has no classifier. Write classifier: true, or use objectives that read feat"],
+    ),
+    "logits of a teacher without a classifier": Case(
+        {"teacher": {"classifier": False, "objectives": {"ce": None, "two": {"type": "own:TwoViewsOfFeatures"}}}}
+        | {"data": {"views": 2}},
+        ["objectives.kd: it needs logits, and resnet8 has no classifier. Give the teacher a classifier, or use obj"],
+    ),
+    "a student alone without a classifier": Case(
+        {"student": {"classifier": False, "alone": True}},
+        ["student.alone: alone means cross-entropy, which needs a classifier. Write alone: false, or classifier: true"],
+    ),
+    "a floor without a classifier": Case(
+        {"teacher": {"classifier": False, "min_accuracy": 0.5}},
+        ["teacher.min_accuracy: a floor of 0.5 means nothing without a classifier", "Remove it"],
+    ),
+    "an unknown key of the linear probe": Case(
+        {"evaluate": {"linear_probe": {"epoch": 3}}}, ["evaluate.linear_probe.epoch", "(did you mean 'epochs'?)"]
+    ),
+    "a linear probe that is none": Case({"evaluate": {"linear_probe": 3}}, ["evaluate.linear_probe"]),
     "unknown transform of the teacher": Case(
         {"teacher": {"data": {"augment": ["flipp"]}}}, ["teacher.data.augment.0", "(did you mean 'flip'?)"]
     ),
