@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -26,8 +26,8 @@ class Outputs:
 
     logits: Tensor | None
     pooled: Tensor
-    stages: list[Tensor] = field(default_factory=list)
-    preact: list[Tensor] = field(default_factory=list)
+    stages: Sequence[Tensor] = field(default_factory=list)
+    preact: Sequence[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kdray.errors import ConfigError
+from kdray.objectives.casting import cast_outputs, compute_dtype
 from kdray.objectives.contract import (
     LOSS,
     NOTHING,
@@ -108,10 +108,10 @@ class ObjectiveSet(nn.Module):
         weights: dict[str, float] = {}
         device_type = student.pooled.device.type
         with torch.autocast(device_type, enabled=False):
-            dtype = _compute_dtype(student, teacher)
-            student = _cast(student, dtype)
+            dtype = compute_dtype(student, teacher)
+            student = cast_outputs(student, dtype)
             if teacher is not None:
-                teacher = _cast(teacher, dtype, detach=True)
+                teacher = cast_outputs(teacher, dtype, detach=True)
             # The student takes part even where no objective reads its logits: DDP waits for every gradient.
             total = 0.0 * (student.pooled if student.logits is None else student.logits).sum()
             for key, member in self.members.items():
@@ -246,28 +246,6 @@ def _check(entry: Entry, needs: Needs, setup: Setup, where: str) -> None:
     if needs.labels and (setup.labels is None or len(setup.labels) != setup.num_samples):
         given = "none" if setup.labels is None else str(len(setup.labels))
         raise ConfigError(f"it needs the labels of all {setup.num_samples} samples, and has {given}", where=where)
-
-
-def _compute_dtype(*outputs: Outputs | None) -> torch.dtype:
-    dtype = torch.float32
-    for one in outputs:
-        if one is not None:
-            dtype = torch.promote_types(dtype, one.pooled.dtype)
-            dtype = dtype if one.logits is None else torch.promote_types(dtype, one.logits.dtype)
-    return dtype
-
-
-def _cast(outputs: Outputs, dtype: torch.dtype, detach: bool = False) -> Outputs:
-    def one(x: Tensor) -> Tensor:
-        return (x.detach() if detach else x).to(dtype)
-
-    return replace(
-        outputs,
-        logits=None if outputs.logits is None else one(outputs.logits),
-        pooled=one(outputs.pooled),
-        stages=[one(x) for x in outputs.stages],
-        preact=[one(x) for x in outputs.preact],
-    )
 
 
 def _nothing(parameters: Iterable[nn.Parameter], like: Tensor) -> Tensor:
