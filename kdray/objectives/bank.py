@@ -17,9 +17,12 @@ class Bank(nn.Module):
 
     It starts at random unit vectors from torch's CPU generator, which `ObjectiveSet` seeds alike on all workers;
     after that it changes only by `update` with the rows of all workers, so that all copies stay equal.
+    `sharded.ShardedBank` does the same with a share of the rows on each worker.
     """
 
     vectors: Tensor
+    workers: int = 1
+    """How many workers' rows stand in memory when this worker reads its own."""
 
     def __init__(self, samples: int, dim: int) -> None:
         super().__init__()
@@ -36,15 +39,33 @@ class Bank(nn.Module):
 
         Several rows of one sample (views, or a row that stands in for a broken image) count as their mean.
         """
+        # Rows of one sample get the same value, so it does not matter which of them is written last.
+        self.vectors[index] = self._moved(index, index, rows, momentum)
+
+    def _moved(self, place: Tensor, index: Tensor, rows: Tensor, momentum: float) -> Tensor:
+        """What `update` makes of the vectors at `place` int64 [n]."""
         weights = (index[:, None] == index[None, :]).to(rows.dtype)
         mean = weights @ rows / weights.sum(dim=1, keepdim=True)
-        old = self.vectors[index].to(rows.dtype)
-        # Rows of one sample get the same value, so it does not matter which of them is written last.
-        self.vectors[index] = unit(momentum * old + (1.0 - momentum) * mean).to(self.vectors.dtype)
+        old = self.vectors[place].to(rows.dtype)
+        return unit(momentum * old + (1.0 - momentum) * mean).to(self.vectors.dtype)
+
+    def locate(self, index: Tensor) -> Tensor:
+        """What `scores` and `combine` take for the samples `index` int64 [n, K] of this worker's rows; good for all
+        banks of the same samples."""
+        return index
+
+    def read(self, index: Tensor) -> Tensor:
+        """The vectors [..., d] of the samples `index` int64 [...]."""
+        return self.vectors[index]
+
+    def read_common(self, index: Tensor) -> Tensor:
+        """`read`, where all workers ask for the same samples."""
+        return self.vectors[index]
 
     @torch.no_grad()
-    def scores(self, rows: Tensor, index: Tensor) -> Tensor:
-        """rows[i] . vectors[index[i, k]]: [n, d], int64 [n, K] -> [n, K]."""
+    def scores(self, rows: Tensor, located: Tensor) -> Tensor:
+        """rows[i] . vector of sample index[i, k]: [n, d], `locate(index)` -> [n, K]."""
+        index = located
         if self._dense(index):
             return (rows @ self.vectors.to(rows.dtype).T).gather(1, index)
         parts = [
@@ -54,9 +75,10 @@ class Bank(nn.Module):
         return torch.cat(parts)
 
     @torch.no_grad()
-    def combine(self, weights: Tensor, index: Tensor) -> Tensor:
-        """sum over k of weights[i, k] * vectors[index[i, k]]: [n, K], int64 [n, K] -> [n, d]; the transpose of
-        `scores`."""
+    def combine(self, weights: Tensor, located: Tensor) -> Tensor:
+        """sum over k of weights[i, k] * vector of sample index[i, k]: [n, K], `locate(index)` -> [n, d]; the transpose
+        of `scores`."""
+        index = located
         if self._dense(index):
             vectors = self.vectors.to(weights.dtype)
             spread = weights.new_zeros(len(weights), len(vectors)).scatter_add_(1, index, weights)

@@ -24,6 +24,7 @@ from kdray.objectives.contract import (
     Targets,
 )
 from kdray.objectives.registry import Entry, parse
+from kdray.objectives.sharded import ShardedBank
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Net, Outputs
@@ -34,7 +35,8 @@ class ObjectiveSet(nn.Module):
 
     `parameters()` are the heads of the members and nothing else; give them to the optimizer and their gradients to
     DDP. `state_dict()` holds heads and banks exactly; plain tensors, so `torch.load(weights_only=True)` reads it.
-    Banks are equal on all workers by construction: whoever broadcasts buffers may leave `state_names` out.
+    Replicated banks are equal on all workers by construction and sharded ones differ: who broadcasts buffers must leave
+    `state_names` out.
     """
 
     def __init__(self, objectives: Mapping[str, Any], setup: Setup, where: str = "objectives") -> None:
@@ -93,6 +95,12 @@ class ObjectiveSet(nn.Module):
     def state_names(self) -> list[str]:
         """Names of all buffers (banks, centroids, constants), as in `named_buffers()`."""
         return [name for name, _ in self.named_buffers()]
+
+    def collect(self) -> None:
+        """Make rank 0 ready for `state_dict`; all workers call it, and it costs nothing without sharded banks."""
+        for module in self.modules():
+            if isinstance(module, ShardedBank):
+                module.collect()
 
     def forward(
         self,

@@ -125,7 +125,8 @@ class Setup:
 
     `num_samples` is the number of rows that `Targets.index` counts over, `labels` int64 [num_samples] their labels,
     -1 for a row that is not trained on (held out for validation, outside of `limit`): banks never draw it. `batch` is
-    the global batch, `seed` what the initial banks are drawn from, so that all workers hold equal ones.
+    the global batch, `seed` what the initial banks are drawn from, so that all workers hold equal ones. `workers` is
+    what `bank_bytes` counts with, ahead of the run; in it the process group tells.
     """
 
     num_classes: int
@@ -137,6 +138,7 @@ class Setup:
     epochs: int
     seed: int
     views: int = 1
+    workers: int = 1
 
 
 @dataclass(frozen=True)

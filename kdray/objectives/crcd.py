@@ -19,6 +19,7 @@ from kdray.objectives.nce import expect_z, log_partition_of_sums, noise_contrast
 from kdray.objectives.registry import register
 from kdray.objectives.relation import Anchors, anchor_rows, check_head, gradient_direction, inverse_norm
 from kdray.objectives.sampling import ClassSampler
+from kdray.objectives.sharded import BankKind, bytes_per_worker, make_bank
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
@@ -36,6 +37,7 @@ class CRCDConfig(ObjectiveConfig):
     - `bank_samples`: K negatives per row. `negatives`: of a `different_class` than the row's, or `all` but itself.
     - `temperature`: tau. `gradient_temperature`: T_g, softens the softmax inside the gradient.
     - `dim`: d of the embeddings. `momentum` m of the banks.
+    - `bank`: whole on every worker (`replicated`), or an equal share of the samples on each (`sharded`).
     """
 
     source: Literal["feature", "gradient", "both"] = "both"
@@ -47,6 +49,7 @@ class CRCDConfig(ObjectiveConfig):
     gradient_temperature: Positive = 1.0
     dim: Count = 128
     momentum: BelowOne = 0.5
+    bank: BankKind = "replicated"
 
 
 def relation_scores(rows: Tensor, vectors: Tensor, anchors: Tensor) -> Tensor:
@@ -91,7 +94,7 @@ class CRCD(Objective):
         )
         self.sampler = ClassSampler(setup.labels, setup.num_classes)
         names = [f"{source}_{network}" for source in self.sources for network in ("student", "teacher")]
-        self.banks = nn.ModuleDict({name: Bank(setup.num_samples, options.dim) for name in names})
+        self.banks = nn.ModuleDict({name: make_bank(options.bank, setup.num_samples, options.dim) for name in names})
         expect_z(self, len(names))
 
     @classmethod
@@ -102,7 +105,8 @@ class CRCD(Objective):
     @classmethod
     def bank_bytes(cls, options: CRCDConfig, setup: Setup) -> int:
         banks = 4 if options.source == "both" else 2
-        return banks * Bank.bytes(setup.num_samples, options.dim) + ClassSampler.bytes(setup.num_samples)
+        one = bytes_per_worker(options.bank, setup.num_samples, options.dim, setup.workers)
+        return banks * one + ClassSampler.bytes(setup.num_samples)
 
     def part_weights(self, step: StepInfo) -> dict[str, float]:
         weights = {"feature": 1.0, "gradient": self.options.gradient_weight}
@@ -173,10 +177,10 @@ class CRCD(Objective):
 
         A relation of a sample to itself as an anchor has no direction: neither such a pair nor such a negative counts.
         """
-        vectors = bank.vectors[anchors].to(rows.dtype)
-        size = max(1, _CHUNK_BYTES // (4 * drawn.shape[1] * max(rows.shape[1], 4 * len(anchors))))
+        vectors = bank.read_common(anchors).to(rows.dtype)
+        size = max(1, _CHUNK_BYTES // (4 * drawn.shape[1] * max(rows.shape[1] * bank.workers, 4 * len(anchors))))
         for some, where, there in zip(rows.split(size), drawn.split(size), filled.split(size), strict=True):
-            scores = relation_scores(some, bank.vectors[where].to(rows.dtype), vectors)
+            scores = relation_scores(some, bank.read(where).to(rows.dtype), vectors)
             apart = where[:, None, :] != anchors[None, :, None]
             yield scores / self.options.temperature, apart & apart[:, :, :1] & there[:, None, :]
 

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from kdray.experiment.bounds import BelowOne, Count, NonNegative, Positive
-from kdray.objectives.bank import Bank
 from kdray.objectives.contract import LOSS, Needs, ObjectiveConfig, Setup, StepInfo, Targets
 from kdray.objectives.draws import row_keys
 from kdray.objectives.heads import Embed
 from kdray.objectives.nce import MemoryContrast
 from kdray.objectives.registry import register
-from kdray.objectives.sampling import ClassSampler
+from kdray.objectives.sharded import BankKind
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
@@ -26,6 +25,7 @@ class CRDConfig(ObjectiveConfig):
     - `bank_samples`: K negatives per row, drawn independently.
     - `negatives`: drawn among samples of a `different_class` than the row's, or among `all` but the row's own sample.
     - `temperature`: tau. `dim`: d of the embeddings. `momentum` m of the banks.
+    - `bank`: whole on every worker (`replicated`), or an equal share of the samples on each (`sharded`).
     """
 
     weight: NonNegative = 0.8
@@ -34,6 +34,7 @@ class CRDConfig(ObjectiveConfig):
     temperature: Positive = 0.07
     dim: Count = 128
     momentum: BelowOne = 0.5
+    bank: BankKind = "replicated"
 
 
 @register("crd")
@@ -51,7 +52,7 @@ class CRD(MemoryContrast):
         assert setup.teacher is not None
         self.embed_student = Embed(setup.student.pooled_dim, options.dim)
         self.embed_teacher = Embed(setup.teacher.pooled_dim, options.dim)
-        self.remember(setup, options.dim)
+        self.remember(setup, options.dim, options.bank)
 
     @classmethod
     def needs(cls, options: CRDConfig) -> Needs:
@@ -59,7 +60,7 @@ class CRD(MemoryContrast):
 
     @classmethod
     def bank_bytes(cls, options: CRDConfig, setup: Setup) -> int:
-        return 2 * Bank.bytes(setup.num_samples, options.dim) + ClassSampler.bytes(setup.num_samples)
+        return cls.remembered_bytes(setup, options.dim, options.bank)
 
     def forward(
         self,

@@ -14,6 +14,7 @@ from kdray.objectives.bank import Bank
 from kdray.objectives.contract import Objective, Setup
 from kdray.objectives.gather import gather_rows
 from kdray.objectives.sampling import ClassSampler
+from kdray.objectives.sharded import BankKind, bytes_per_worker, make_bank
 
 EPS = 1e-7
 
@@ -88,13 +89,18 @@ class MemoryContrast(Objective):
     log_z: Tensor
     z_known: bool
 
-    def remember(self, setup: Setup, dim: int) -> None:
+    def remember(self, setup: Setup, dim: int, kind: BankKind) -> None:
         """Build sampler, banks and Z."""
         assert setup.labels is not None
         self.sampler = ClassSampler(setup.labels, setup.num_classes)
-        self.bank_student = Bank(setup.num_samples, dim)
-        self.bank_teacher = Bank(setup.num_samples, dim)
+        self.bank_student = make_bank(kind, setup.num_samples, dim)
+        self.bank_teacher = make_bank(kind, setup.num_samples, dim)
         expect_z(self, 2)
+
+    @staticmethod
+    def remembered_bytes(setup: Setup, dim: int, kind: BankKind) -> int:
+        """What sampler and banks take on a worker."""
+        return 2 * bytes_per_worker(kind, setup.num_samples, dim, setup.workers) + ClassSampler.bytes(setup.num_samples)
 
     def contrast(
         self,
@@ -119,7 +125,8 @@ class MemoryContrast(Objective):
         pull, push = weights[:, :positives], weights[:, positives:]
         pull = pull / pull.sum(dim=1, keepdim=True)
         directions = [(u, self.bank_teacher), (v, self.bank_student)]
-        scores = [bank.scores(rows.detach(), drawn) / temperature for rows, bank in directions]
+        located = self.bank_teacher.locate(drawn)
+        scores = [bank.scores(rows.detach(), located) / temperature for rows, bank in directions]
         if not self.z_known:
             self.log_z.copy_(log_partition(torch.stack(scores), used, self.sampler.samples))
             self.z_known = True
@@ -128,7 +135,7 @@ class MemoryContrast(Objective):
             value, slope = noise_contrast(score, log_z, noise, pull, push)
             # The gradient is written out, so that neither the collected vectors nor a copy of the bank, which is
             # updated before the backward pass, has to be kept for it.
-            gradient = bank.combine(slope, drawn) / (temperature * len(rows))
+            gradient = bank.combine(slope, located) / (temperature * len(rows))
             total = total + value / len(rows) + ((rows - rows.detach()) * gradient).sum()
         everyone = gather_rows(index)
         self.bank_student.update(everyone, gather_rows(u.detach()), momentum)

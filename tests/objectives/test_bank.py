@@ -22,6 +22,13 @@ def test_scores_and_combine_equal_loops(limits: dict[str, Any], monkeypatch: pyt
     torch.testing.assert_close(bank.combine(weights, index), mixed)
 
 
+def test_reads_are_rows() -> None:
+    bank, index = Bank(12, 5), torch.randint(0, 12, (4, 7))
+    assert bank.locate(index) is index
+    assert torch.equal(bank.read(index), bank.vectors[index])
+    assert torch.equal(bank.read_common(index[0]), bank.vectors[index[0]])
+
+
 def test_update_of_a_repeated_sample_takes_the_mean_and_leaves_the_rest() -> None:
     bank = Bank(5, 3)
     old, rows = bank.vectors.clone(), torch.randn(3, 3)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdray.models.outputs import Outputs
 from kdray.objectives import ObjectiveSet, Setup, StepInfo, Targets, gather_rows
 from kdray.objectives.gather import own_rows, world
+from kdray.objectives.sharded import ShardedBank
 
 from .cases import EVERY, case_id, gathers, make_setup, network_outputs, views_of
 
@@ -83,7 +84,16 @@ def train(setup: Setup, params: dict[str, Any], rank: int, workers: int, alone: 
         with torch.no_grad():
             for parameter in student.parameters():
                 parameter -= 0.01 * parameter.grad
-    return {"values": values, "gradients": gradients, "state": dict(student.objectives.named_buffers())}
+    return {"values": values, "gradients": gradients, "state": state_of(student.objectives)}
+
+
+def state_of(objectives: ObjectiveSet) -> dict[str, Tensor]:
+    """All buffers, sharded banks put together."""
+    state = dict(objectives.named_buffers())
+    for name, module in objectives.named_modules():
+        if isinstance(module, ShardedBank):
+            state[f"{name}.vectors"] = gather_rows(module.vectors[: module.share])[: module.samples]
+    return state
 
 
 def gather_once(dtype: torch.dtype) -> dict[str, Tensor]:
@@ -102,6 +112,7 @@ def ddp(setup: Setup) -> None:
     objectives = {
         "ce": {},
         "clmkd.class_guided": memory,
+        "crd": {"dim": 7, "bank_samples": 5, "bank": "sharded"},
         "clmkd": {"gradient_relation": rest, "semantic_similarity": rest},
     }
     student = Student(setup, objectives)
@@ -120,6 +131,8 @@ def ddp(setup: Setup) -> None:
         teacher = Outputs(torch.randn(4, setup.num_classes), torch.rand(4, setup.teacher.pooled_dim))
         x = torch.randn(4, 10, generator=random)
         wrapped(x, teacher, teacher_head, targets, StepInfo(step / 2, 4, step, 0)).total.backward()
+    shards = gather_rows(student.objectives.members["crd"].bank_student.vectors[:20][None])
+    assert not (shards[0] == shards[1]).all(dim=1).any()  # nor is a worker's share sent to the others
     kept = gather_rows(banks.bank_student.vectors[:1])
     assert (kept[1] - kept[0] - 1).abs().max() < 1e-6
     gradients = gather_rows(student.head.weight.grad[None])

@@ -15,7 +15,6 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from kdray.experiment.bounds import BelowOne, Count, NonNegative, Positive
-from kdray.objectives.bank import Bank
 from kdray.objectives.contract import (
     LOSS,
     Gather,
@@ -30,7 +29,7 @@ from kdray.objectives.draws import row_keys
 from kdray.objectives.heads import Embed
 from kdray.objectives.nce import MemoryContrast
 from kdray.objectives.registry import register
-from kdray.objectives.sampling import ClassSampler
+from kdray.objectives.sharded import BankKind
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
@@ -42,6 +41,7 @@ class ClassGuidedConfig(ObjectiveConfig):
     - `mode`: `memory` (banks over the training set) or `inbatch`.
     - `temperature`: tau. `dim`: d of the embeddings.
     - `positives` P, `negatives` K, `momentum` of the banks: `memory` only.
+    - `bank`: whole on every worker (`replicated`), or an equal share of the samples on each (`sharded`).
     - `gather`: whether `inbatch` sees the global batch or the worker's own. `memory` contrasts with banks, which always
       take the rows of all workers.
 
@@ -57,6 +57,7 @@ class ClassGuidedConfig(ObjectiveConfig):
     positives: Count = 20
     negatives: Count = 4096
     momentum: BelowOne = 0.5
+    bank: BankKind = "replicated"
     gather: Gather = "global"
 
     @model_validator(mode="before")
@@ -84,7 +85,7 @@ class ClassGuided(MemoryContrast):
         self.embed_student = Embed(setup.student.pooled_dim, options.dim)
         self.embed_teacher = Embed(setup.teacher.pooled_dim, options.dim)
         if options.mode == "memory":
-            self.remember(setup, options.dim)
+            self.remember(setup, options.dim, options.bank)
 
     @classmethod
     def needs(cls, options: ClassGuidedConfig) -> Needs:
@@ -95,7 +96,7 @@ class ClassGuided(MemoryContrast):
     def bank_bytes(cls, options: ClassGuidedConfig, setup: Setup) -> int:
         if options.mode == "inbatch":
             return 0
-        return 2 * Bank.bytes(setup.num_samples, options.dim) + ClassSampler.bytes(setup.num_samples)
+        return cls.remembered_bytes(setup, options.dim, options.bank)
 
     def forward(
         self,

@@ -32,6 +32,7 @@ from kdray.objectives.heads import Projection, off_diagonal, unit
 from kdray.objectives.registry import register
 from kdray.objectives.relation import Anchors, anchor_rows, check_head, gradient_direction, inverse_norm
 from kdray.objectives.sampling import ClassSampler
+from kdray.objectives.sharded import BankKind, bytes_per_worker, make_bank
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
@@ -49,6 +50,7 @@ class GradientRelationConfig(ObjectiveConfig):
     - `symmetric`: add the mirrored loss, with student anchors and the teacher's relation as the query.
     - `mode`: negatives are the rows of the batch (`inbatch`), or `bank_samples` draws from banks over the training set
       (`memory`), whose vectors follow the batches with `momentum`.
+    - `bank`: whole on every worker (`replicated`), or an equal share of the samples on each (`sharded`).
     - `dim`: d of the projections. `gather`: negatives and anchors from the global batch or the worker's own.
     """
 
@@ -62,6 +64,7 @@ class GradientRelationConfig(ObjectiveConfig):
     mode: Literal["inbatch", "memory"] = "inbatch"
     bank_samples: Count = 512
     momentum: BelowOne = 0.5
+    bank: BankKind = "replicated"
     dim: Count = 128
     gather: Gather = "global"
 
@@ -126,7 +129,9 @@ class GradientRelation(Objective):
         if options.mode == "memory":
             assert setup.labels is not None
             self.sampler = ClassSampler(setup.labels, setup.num_classes)
-            self.banks = nn.ModuleDict({name: Bank(setup.num_samples, options.dim) for name in _bank_names(options)})
+            self.banks = nn.ModuleDict(
+                {name: make_bank(options.bank, setup.num_samples, options.dim) for name in _bank_names(options)}
+            )
 
     @classmethod
     def needs(cls, options: GradientRelationConfig) -> Needs:
@@ -141,7 +146,7 @@ class GradientRelation(Objective):
     def bank_bytes(cls, options: GradientRelationConfig, setup: Setup) -> int:
         if options.mode == "inbatch":
             return 0
-        one = Bank.bytes(setup.num_samples, options.dim)
+        one = bytes_per_worker(options.bank, setup.num_samples, options.dim, setup.workers)
         return len(_bank_names(options)) * one + ClassSampler.bytes(setup.num_samples)
 
     def forward(
@@ -204,7 +209,7 @@ class GradientRelation(Objective):
         negative = torch.cat(
             [torch.zeros_like(batch.negative[:, :, :1]).expand(-1, -1, len(other)), batch.negative], dim=2
         )
-        candidates = torch.cat([other, bank.vectors[batch.drawn].to(other.dtype)])
+        candidates = torch.cat([other, bank.read_common(batch.drawn).to(other.dtype)])
         place = batch.place - batch.place[0]
         result = relation_contrast(query, candidates, anchors, place, batch.related, negative, temperature)
         everyone = rows.detach() if whole else gather_rows(other.detach())

@@ -10,6 +10,8 @@ FORMS: list[dict[str, Any]] = [
     {"type": "clmkd.gradient_relation", "dim": 7, "anchors": "batch", "source": "gradient", "symmetric": True},
     {"type": "clmkd.gradient_relation", "dim": 7, "target": "non_target", "gradient_temperature": 4},
     {"type": "clmkd.gradient_relation", "dim": 7, "mode": "memory", "bank_samples": 20, "symmetric": True},
+    {"type": "clmkd.class_guided", "mode": "memory", "dim": 7, "positives": 4, "negatives": 6, "bank": "sharded"},
+    {"type": "clmkd.gradient_relation", "dim": 7, "mode": "memory", "bank_samples": 20, "bank": "sharded"},
     {"type": "clmkd.semantic_similarity", "form": "gram_kl"},
     {"type": "clmkd.semantic_similarity", "form": "sp"},
     {"type": "clmkd.semantic_similarity", "form": "sp", "maps": True},
