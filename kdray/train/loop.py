@@ -118,9 +118,11 @@ class Loop:
                 f"a weight is not finite after step {self.step - 1}",
                 fix=f"The last good checkpoint is {last}; lower the learning rate or clip gradients (train.clip_norm)",
             )
-        if self.job.checkpoints and self.job.rank == 0:
-            self.job.checkpoints.save(self.step, self.state_dict())
-            self.job.listener.event("checkpoint", {"step": self.step})
+        if self.job.checkpoints:
+            self.job.trainable.objectives.collect()
+            if self.job.rank == 0:
+                self.job.checkpoints.save(self.step, self.state_dict())
+                self.job.listener.event("checkpoint", {"step": self.step})
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -139,6 +141,7 @@ class Loop:
         if job.world > 1:
             ids = [job.device] if job.device.type == "cuda" else None
             # Running statistics are not broadcast: training never reads them, and rank 0's are the ones that count.
+            # Banks must not be: a sharded one's rows are the worker's own.
             self.wrapped = DistributedDataParallel(
                 job.trainable, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,60 +68,66 @@ class Listener:
 MakeLoop = Callable[..., Loop]
 
 
+def build_loop(
+    root: Path,
+    folder: str | None = None,
+    *,
+    objectives: dict[str, Any] | None = None,
+    listener: Listener | None = None,
+    feed: Any = None,
+    validate: Any = None,
+    net_factory: Any = None,
+    rank: int = 0,
+    world: int = 1,
+    **train: Any,
+) -> Loop:
+    """A loop over a tiny student (and teacher) whose checkpoints lie in `folder` of `root`."""
+    values: dict[str, Any] = {
+        "epochs": 3,
+        "batch": 8,
+        "optimizer": Optimizer(lr=0.05),
+        "log_every": 4,
+        "checkpoint": Checkpointing(every_minutes=None),
+        "precision": "fp32",
+    }
+    config = Train(**(values | train))
+    torch.manual_seed(1)
+    teacher = build(ModelSpec(model="resnet8", params={"width": 0.5}), CLASSES, SIZE)
+    student = build(ModelSpec(model="resnet8", params={"width": 0.25}), CLASSES, SIZE)
+    if net_factory is not None:
+        student = net_factory(student)
+    setup = Setup(
+        num_classes=CLASSES,
+        num_samples=48,
+        student=student.info,
+        teacher=teacher.info,
+        labels=np.arange(48) % CLASSES,
+        batch=8,
+        epochs=config.epochs,
+        seed=0,
+    )
+    members = ObjectiveSet(objectives or {"ce": {}, "kd": {}}, setup)
+    frozen = freeze(teacher, PIXELS, FP32, SIZE)
+    job = Job(
+        trainable=Trainable(student, members),
+        teacher=frozen,
+        feed=feed or DrawnFeed(),
+        train=config,
+        pixels=PIXELS,
+        precision=FP32,
+        device=CPU,
+        seed=0,
+        listener=listener or Listener(),
+        validate=validate,
+        checkpoints=Checkpoints(Store(str(root / folder)), keep=2) if folder else None,
+        deployed=members.deployed(student, frozen.net),
+        rank=rank,
+        world=world,
+    )
+    return Loop(job)
+
+
 @pytest.fixture
 def make_loop(tmp_path: Path) -> MakeLoop:
-    """Build a loop over a tiny student (and teacher) whose checkpoints lie in `folder` of the test's directory."""
-
-    def make(
-        folder: str | None = None,
-        *,
-        objectives: dict[str, Any] | None = None,
-        listener: Listener | None = None,
-        feed: Any = None,
-        validate: Any = None,
-        net_factory: Any = None,
-        **train: Any,
-    ) -> Loop:
-        values: dict[str, Any] = {
-            "epochs": 3,
-            "batch": 8,
-            "optimizer": Optimizer(lr=0.05),
-            "log_every": 4,
-            "checkpoint": Checkpointing(every_minutes=None),
-            "precision": "fp32",
-        }
-        config = Train(**(values | train))
-        torch.manual_seed(1)
-        teacher = build(ModelSpec(model="resnet8", params={"width": 0.5}), CLASSES, SIZE)
-        student = build(ModelSpec(model="resnet8", params={"width": 0.25}), CLASSES, SIZE)
-        if net_factory is not None:
-            student = net_factory(student)
-        setup = Setup(
-            num_classes=CLASSES,
-            num_samples=48,
-            student=student.info,
-            teacher=teacher.info,
-            labels=np.arange(48) % CLASSES,
-            batch=8,
-            epochs=config.epochs,
-            seed=0,
-        )
-        members = ObjectiveSet(objectives or {"ce": {}, "kd": {}}, setup)
-        frozen = freeze(teacher, PIXELS, FP32, SIZE)
-        job = Job(
-            trainable=Trainable(student, members),
-            teacher=frozen,
-            feed=feed or DrawnFeed(),
-            train=config,
-            pixels=PIXELS,
-            precision=FP32,
-            device=CPU,
-            seed=0,
-            listener=listener or Listener(),
-            validate=validate,
-            checkpoints=Checkpoints(Store(str(tmp_path / folder)), keep=2) if folder else None,
-            deployed=members.deployed(student, frozen.net),
-        )
-        return Loop(job)
-
-    return make
+    """`build_loop` in the test's own directory."""
+    return functools.partial(build_loop, tmp_path)
