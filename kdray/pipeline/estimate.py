@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import torch
@@ -34,6 +34,7 @@ class Estimate:
     flops_per_image: int | None
     memory: dict[str, int] = field(default_factory=dict)
     banks: dict[str, int] = field(default_factory=dict)
+    saved_banks: int = 0  # a checkpoint holds them whole, however many workers share them
 
     @property
     def memory_bytes(self) -> int:
@@ -48,7 +49,7 @@ class Estimate:
     @property
     def checkpoint_bytes(self) -> int:
         """About what one whole-state checkpoint takes on the store."""
-        return self.memory.get("weights", 0) + self.memory.get("optimizer", 0) + sum(self.banks.values())
+        return self.memory.get("weights", 0) + self.memory.get("optimizer", 0) + self.saved_banks
 
 
 def estimate(stage: StageSpec, world: int) -> Estimate:
@@ -76,6 +77,7 @@ def estimate(stage: StageSpec, world: int) -> Estimate:
         epochs=train.epochs,
         seed=stage.seed,
         views=stage.data.views,
+        workers=max(1, world),
     )
     rows = -(-train.batch // (max(1, world) * train.accumulate)) * stage.data.views
     element = 4 if train.precision == "fp32" else 2
@@ -102,6 +104,7 @@ def estimate(stage: StageSpec, world: int) -> Estimate:
         flops_per_image=flops,
         memory=memory,
         banks=bank_bytes(stage.objectives, setup),
+        saved_banks=sum(bank_bytes(stage.objectives, replace(setup, workers=1)).values()),
     )
 
 

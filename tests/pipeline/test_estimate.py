@@ -11,6 +11,7 @@ import torch
 from kdray.experiment import load_experiment
 from kdray.models.zoo import build
 from kdray.objectives import ObjectiveSet, Setup
+from kdray.objectives.sharded import SPARE
 from kdray.pipeline.estimate import Estimate, activation_count, estimate, readable_bytes, readable_count
 from kdray.pipeline.plan import make_plan
 from kdray.train.spec import StageSpec
@@ -80,6 +81,24 @@ def test_banks_are_as_large_as_said(lab: Lab) -> None:
     state = {name: buffer for name, buffer in ObjectiveSet(spec.objectives, setup).named_buffers()}
     held = sum(buffer.numel() * buffer.element_size() for buffer in state.values())
     assert sum(sizes.banks.values()) == pytest.approx(held, rel=0.05)
+
+
+def test_sharded_banks_are_counted_by_the_share_of_a_worker_and_saved_whole(lab: Lab) -> None:
+    def memory(kind: str) -> tuple[int, int, int]:
+        spec, alone = stage_of(lab, {"objectives": {"crd": {"bank": kind}}})
+        two = estimate(spec, 2)
+        assert two.checkpoint_bytes == alone.checkpoint_bytes
+        return (
+            alone.banks["crd"],
+            two.banks["crd"],
+            spec.dataset.train.manifest.num_samples if spec.dataset.train else 0,
+        )
+
+    whole, both, samples = memory("replicated")
+    assert whole == both
+    alone, share, _ = memory("sharded")
+    row = 2 * 128 * 4  # of two banks
+    assert alone == whole and share == whole - samples * row + (-(-samples // 2) + SPARE) * row
 
 
 def test_steps_leave_out_the_partial_batch(lab: Lab) -> None:
