@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,8 @@ def gathers(params: dict[str, Any]) -> bool:
 
 
 def case_id(params: dict[str, Any]) -> str:
-    return "-".join(str(value) for value in params.values())
+    """The form's name in test reports: with the options' names, for values alone are not unique."""
+    return "-".join([params["type"], *(f"{key}={value}" for key, value in params.items() if key != "type")])
 
 
 def make_setup(
@@ -152,6 +153,14 @@ def make_case(
 
 def build(params: dict[str, Any], setup: Setup, dtype: torch.dtype = torch.float64) -> ObjectiveSet:
     return ObjectiveSet({"one": params}, setup).to(dtype)
+
+
+def repeated(case: Case) -> Case:
+    """The batch of one view in two equal views."""
+    targets = replace(case.targets, views=2)
+    leaves = case.student_pooled, case.teacher_pooled, case.student_head, case.teacher_head
+    student, teacher = (mapped(outputs, lambda x: torch.cat([x, x])) for outputs in (case.student, case.teacher))
+    return Case(targets, *leaves, student, teacher)
 
 
 def permuted(case: Case, order: Tensor) -> Case:

@@ -25,6 +25,7 @@ from .cases import (
     mapped,
     network_outputs,
     permuted,
+    repeated,
     views_of,
 )
 
@@ -33,6 +34,11 @@ every = pytest.mark.parametrize("params", EVERY, ids=case_id)
 
 def test_cases_cover_every_registered_method() -> None:
     assert {params["type"] for params in EVERY} == set(methods())
+
+
+def test_no_two_forms_share_an_id() -> None:
+    """Results of two workers are told apart by it."""
+    assert len({case_id(params) for params in EVERY}) == len(EVERY)
 
 
 def test_every_method_says_where_it_comes_from() -> None:
@@ -189,14 +195,47 @@ def test_state_survives_a_checkpoint_exactly(params: dict[str, Any], tmp_path: P
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-@every
-def test_views_are_rows_of_their_samples(params: dict[str, Any]) -> None:
-    """Two equal views of a batch: a mean over rows is that of one view, and nothing breaks for the others."""
+def plain_mean(params: dict[str, Any]) -> bool:
+    """Whether this form is a mean over rows (or over pairs or columns that equal rows add nothing to).
+
+    The others count pairs, candidates or samples of the batch, of which two views have more.
+    """
+    logits = params["type"] in ("ce", "ckd", "ctkd", "dkd", "kd", "mcld.category", "nkd")
+    features = params["type"] in (
+        "at",
+        "fitnet",
+        "mlkd.alignment",
+        "nst",
+        "ofd",
+        "review",
+        "rkd",
+        "simkd",
+        "srrl",
+        "vid",
+    )
+    forms = params.get("form") in ("align", "centroid_kl") or params.get("attend") == "pooled"
+    return logits or features or forms
+
+
+@pytest.mark.parametrize("params", [form for form in EVERY if plain_mean(form)], ids=case_id)
+def test_two_equal_views_are_one_view(params: dict[str, Any]) -> None:
+    results = []
+    for views, change in ((1, replace), (2, repeated)):
+        setup = make_setup(views=views)
+        case = make_case(make_setup(), 8)
+        total = change(case).run(build(params, setup)).total
+        results.append((total, *torch.autograd.grad(total, case.student_pooled)))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("params", [form for form in EVERY if not plain_mean(form)], ids=case_id)
+def test_views_that_differ_give_a_finite_loss_and_a_gradient(params: dict[str, Any]) -> None:
     setup = make_setup(views=max(2, views_of(params)))
     case, objectives = make_case(setup, 8), build(params, setup)
     report = case.run(objectives)
     report.total.backward()
-    assert torch.isfinite(report.total) and case.student_pooled.grad.abs().sum() > 0
+    assert torch.isfinite(report.total) and torch.isfinite(case.student_pooled.grad).all()
+    assert case.student_pooled.grad.abs().sum() > 0
 
 
 @every
@@ -229,6 +268,8 @@ def test_needs_cover_what_is_read(params: dict[str, Any]) -> None:
         case.student.preact = case.teacher.preact = []
     if wanted.teacher and not wanted.teacher_logits:
         case.teacher.logits = None
+    if not wanted.teacher_pooled:
+        case.teacher.pooled = torch.full_like(case.teacher.pooled, torch.nan)
     if not wanted.index:
         case = Case(**{**vars(case), "targets": replace(case.targets, index=torch.full_like(case.targets.index, -1))})
     teacher = case.teacher if wanted.teacher else None

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -178,10 +177,3 @@ def test_without_similarities_there_are_no_heads() -> None:
 def test_it_needs_four_views() -> None:
     with pytest.raises(ConfigError, match=r"it needs 4 views of every image, and data.views is 2"):
         build(BASE, make_setup(views=2))
-
-
-def test_the_teachers_head_starts_near_chance() -> None:
-    """Cosines without a temperature: the loss of a head lies within 2 of ln B wherever it stands."""
-    setup = make_setup(views=4)
-    value = parts(make_case(setup, 8), member(build(BASE, setup)))["head"].item()
-    assert abs(value - math.log(8)) < 2
