@@ -8,16 +8,13 @@ from torch import Tensor, nn
 
 from kdray.experiment.bounds import Count, NonNegative
 from kdray.objectives.contract import LOSS, Gather, Needs, Objective, ObjectiveConfig, Setup, StepInfo, Targets
-from kdray.objectives.draws import draw, row_keys
+from kdray.objectives.draws import Tag, draw, row_keys
 from kdray.objectives.gather import gather_rows
 from kdray.objectives.heads import Projection
 from kdray.objectives.registry import register
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
-
-_ORDER = 7
-"""Tag of the draw that puts the rows into a row."""
 
 
 class CCConfig(ObjectiveConfig):
@@ -69,5 +66,5 @@ class CC(Objective):
         if self.options.gather == "global":
             difference, keys = gather_rows(difference), gather_rows(keys)
         # Who is whose neighbour is drawn, and not how the rows happen to lie: the same pairs on any number of workers.
-        places = draw(keys, 1, seed=step.seed, step=step.step, tag=_ORDER)[:, 0].argsort(stable=True)
+        places = draw(keys, 1, seed=step.seed, step=step.step, tag=Tag.NEIGHBOURS)[:, 0].argsort(stable=True)
         return {LOSS: congruence(difference[places])}

@@ -7,6 +7,8 @@ devices.
 
 from __future__ import annotations
 
+from enum import IntEnum, unique
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,23 @@ _WORD = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
+
+
+@unique
+class Tag(IntEnum):
+    """What a draw is for: two uses of one (seed, step, key) must not see the same numbers.
+
+    A new use takes a new number; to change one is to change the results of all that draw with it.
+    """
+
+    POSITIVES = 1
+    NEGATIVES = 2
+    ANCHORS = 3
+    UNIFORM = 4
+    OTHERS = 5
+    CACHE_ORDER = 6
+    NEIGHBOURS = 7
+    QUEUE_ORDER = 8
 
 
 def _signed(x: int) -> int:
@@ -40,10 +59,10 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def draw(keys: Tensor, count: int, *, seed: int, step: int, tag: int) -> Tensor:
+def draw(keys: Tensor, count: int, *, seed: int, step: int, tag: Tag | int) -> Tensor:
     """`count` random integers for every key: int64 [n] -> int64 [n, count], uniform over [0, 2^62).
 
-    `tag` tells apart the uses of one (seed, step, key).
+    `tag` (`Tag`) tells apart the uses of one (seed, step, key).
     """
     stream = _mix_int(_mix_int(_mix_int(seed & _WORD) ^ (step & _WORD)) ^ tag)
     rows = _mix(keys ^ _signed(stream))
@@ -60,7 +79,7 @@ def row_keys(index: Tensor, views: int) -> Tensor:
     return (view[:, None] * (1 << 48) + index[None, :]).reshape(-1)
 
 
-def distinct(keys: Tensor, sizes: Tensor, count: int, *, seed: int, step: int, tag: int) -> tuple[Tensor, Tensor]:
+def distinct(keys: Tensor, sizes: Tensor, count: int, *, seed: int, step: int, tag: Tag | int) -> tuple[Tensor, Tensor]:
     """Draw without replacement: for every row, min(count, size) distinct positions in [0, size).
 
     Args:

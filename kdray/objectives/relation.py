@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdray.errors import ConfigError
 from kdray.experiment.bounds import Count
-from kdray.objectives.draws import draw
+from kdray.objectives.draws import Tag, draw
 from kdray.objectives.heads import unit
 
 if TYPE_CHECKING:
     from kdray.models.outputs import ModelInfo
     from kdray.objectives.contract import StepInfo
 
-_ANCHORS = 3
 _SHORTEST = 1e-2
 
 Anchors = Count | Literal["batch"]
@@ -54,7 +52,7 @@ def anchor_rows(keys: Tensor, anchors: Anchors, step: StepInfo) -> Tensor:
     """Rows of the batch that serve as anchors, int64 [A]: those whose `keys` int64 [n] draw the smallest numbers at
     this step."""
     count = len(keys) if anchors == "batch" else min(anchors, len(keys))
-    numbers = draw(keys, 1, seed=step.seed, step=step.step, tag=_ANCHORS)[:, 0]
+    numbers = draw(keys, 1, seed=step.seed, step=step.step, tag=Tag.ANCHORS)[:, 0]
     return numbers.topk(count, largest=False).indices
 
 

@@ -6,9 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdray.objectives.draws import distinct, draw
-
-_POSITIVES, _NEGATIVES, _UNIFORM, _OTHERS = 1, 2, 4, 5
+from kdray.objectives.draws import Tag, distinct, draw
 
 
 class ClassSampler(nn.Module):
@@ -52,7 +50,7 @@ class ClassSampler(nn.Module):
             samples int64 [n, count] and which slots are filled, bool [n, count].
         """
         start, size, own = self.starts[labels], self.counts[labels], self.place[index]
-        drawn, valid = distinct(keys, (size - 1).clamp_min(0), count - 1, seed=seed, step=step, tag=_POSITIVES)
+        drawn, valid = distinct(keys, (size - 1).clamp_min(0), count - 1, seed=seed, step=step, tag=Tag.POSITIVES)
         others = drawn + (drawn >= own[:, None])  # step over the row itself
         position = (start[:, None] + others).clamp_max(self.samples - 1)
         itself = torch.ones_like(index, dtype=torch.bool)[:, None]
@@ -66,7 +64,7 @@ class ClassSampler(nn.Module):
         """
         start, size = self.starts[labels][:, None], self.counts[labels][:, None]
         outside = self.samples - size
-        position = draw(keys, count, seed=seed, step=step, tag=_NEGATIVES) % outside.clamp_min(1)
+        position = draw(keys, count, seed=seed, step=step, tag=Tag.NEGATIVES) % outside.clamp_min(1)
         position = position + torch.where(position >= start, size, 0)  # step over the class
         return self.order[position.clamp_max(self.samples - 1)], outside > 0
 
@@ -79,12 +77,12 @@ class ClassSampler(nn.Module):
             samples int64 [n, count] and whether the row has any such sample, bool [n, 1].
         """
         own = (self.starts[labels] + self.place[index])[:, None]
-        position = draw(keys, count, seed=seed, step=step, tag=_OTHERS) % max(self.samples - 1, 1)
+        position = draw(keys, count, seed=seed, step=step, tag=Tag.OTHERS) % max(self.samples - 1, 1)
         position = (position + (position >= own)).clamp_max(self.samples - 1)
         return self.order[position], torch.full_like(own, self.samples > 1, dtype=torch.bool)
 
     def uniform(self, count: int, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """`count` independent uniform draws among all trained samples: samples int64 [count], labels int64 [count]."""
         key = torch.zeros_like(self.starts[:1])
-        position = draw(key, count, seed=seed, step=step, tag=_UNIFORM)[0] % self.samples
+        position = draw(key, count, seed=seed, step=step, tag=Tag.UNIFORM)[0] % self.samples
         return self.order[position], torch.searchsorted(self.starts + self.counts, position, right=True)

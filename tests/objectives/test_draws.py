@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import ast
 import itertools
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdray.objectives.draws import distinct, draw, row_keys
+from kdray import objectives
+from kdray.objectives.draws import Tag, distinct, draw, row_keys
 
 M64 = (1 << 64) - 1
 
@@ -84,3 +88,17 @@ def test_every_subset_is_equally_likely() -> None:
     for a, b in itertools.combinations(range(5), 2):
         share = ((subsets[:, 0] == a) & (subsets[:, 1] == b)).double().mean().item()
         assert abs(share - 0.1) < 0.01
+
+
+def test_tags_of_draws_stand_in_one_place_and_are_distinct() -> None:
+    """Every use of its own, none by a bare number; and none renumbered, which would change results."""
+    used: list[str] = []
+    for path in sorted(Path(objectives.__path__[0]).rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call):
+                used += [ast.unparse(word.value) for word in call.keywords if word.arg == "tag"]
+    used.remove("tag")  # `distinct` hands its own on
+    assert Counter(used) == Counter(f"Tag.{name}" for name in Tag.__members__)
+    values = {"POSITIVES": 1, "NEGATIVES": 2, "ANCHORS": 3, "UNIFORM": 4, "OTHERS": 5, "CACHE_ORDER": 6}
+    assert {name: int(tag) for name, tag in Tag.__members__.items() if name in values} == values
+    assert len({int(tag) for tag in Tag.__members__.values()}) == len(Tag.__members__)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdray.objectives.draws import draw
+from kdray.objectives.draws import Tag, draw
 from kdray.objectives.gather import gather_rows
 
-_ORDER = 6
 EMPTY = -1
 
 
@@ -58,7 +57,7 @@ class ClassCache(nn.Module):
         """
         rows, labels, index, keys, keep = (gather_rows(x) for x in (rows, labels, index, keys, keep))
         size = self.index.shape[1]
-        order = draw(keys, 1, seed=seed, step=step, tag=_ORDER)[:, 0].argsort(stable=True)
+        order = draw(keys, 1, seed=seed, step=step, tag=Tag.CACHE_ORDER)[:, 0].argsort(stable=True)
         order = order[(2 * labels + ~keep)[order].argsort(stable=True)]  # by class, what is kept first
         members, kept = (
             torch.zeros_like(self.head).scatter_add_(0, labels, n) for n in (torch.ones_like(labels), keep.long())

@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdray.objectives.draws import draw
+from kdray.objectives.draws import Tag, draw
 from kdray.objectives.gather import gather_rows
 
-_ORDER = 5
 EMPTY = -1
 
 
@@ -48,7 +47,7 @@ class LogitQueue(nn.Module):
         """
         size = len(self.labels)
         logits, labels, index, keys = (gather_rows(rows) for rows in (logits, labels, index, keys))
-        order = draw(keys, 1, seed=seed, step=step, tag=_ORDER)[:, 0].argsort(stable=True)[-size:]
+        order = draw(keys, 1, seed=seed, step=step, tag=Tag.QUEUE_ORDER)[:, 0].argsort(stable=True)[-size:]
         slots = (self.head + torch.arange(len(order), device=order.device)) % size
         self.logits[slots] = logits[order].to(self.logits.dtype)
         self.labels[slots] = labels[order]
