@@ -127,6 +127,7 @@ class StageWorker:
                 epochs=train.epochs,
                 seed=stage.seed,
                 views=stage.data.views,
+                workers=self.world,
             ),
         ).to(self.device)
         feed = train_feed(
