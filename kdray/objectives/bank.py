@@ -12,6 +12,24 @@ _DENSE_BYTES = 1 << 30
 _CHUNK_BYTES = 1 << 27
 
 
+def sample_means(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """For every row, the mean of all rows of its sample, [n, d], and the first of them, int64 [n].
+
+    index int64 [n], rows [n, d]. A row that is alone stays as it is, to the bit. Sums run along the sorted rows in
+    log2(n) steps: neither an [n, n] matrix nor additions whose order the device chooses, for all workers must get
+    the same.
+    """
+    order = index.argsort(stable=True)
+    ordered, total = index[order], rows[order]
+    reach = 1
+    while reach < len(index):  # total[i]: the last `reach` rows up to i, as far as they are of i's sample
+        same = (ordered[reach:] == ordered[:-reach])[:, None]
+        total = torch.cat([total[:reach], torch.where(same, total[reach:] + total[:-reach], total[reach:])])
+        reach *= 2
+    first, end = torch.searchsorted(ordered, index), torch.searchsorted(ordered, index, right=True)
+    return total[end - 1] / (end - first)[:, None], order[first]
+
+
 class Bank(nn.Module):
     """`vectors` float32 [N, d], a buffer (saved exactly, never a parameter), replicated on every worker.
 
@@ -39,15 +57,14 @@ class Bank(nn.Module):
 
         Several rows of one sample (views, or a row that stands in for a broken image) count as their mean.
         """
-        # Rows of one sample get the same value, so it does not matter which of them is written last.
+        # All rows of one sample bring the very same vector, so it does not matter which is written last.
         self.vectors[index] = self._moved(index, index, rows, momentum)
 
     def _moved(self, place: Tensor, index: Tensor, rows: Tensor, momentum: float) -> Tensor:
         """What `update` makes of the vectors at `place` int64 [n]."""
-        weights = (index[:, None] == index[None, :]).to(rows.dtype)
-        mean = weights @ rows / weights.sum(dim=1, keepdim=True)
+        mean, first = sample_means(index, rows)
         old = self.vectors[place].to(rows.dtype)
-        return unit(momentum * old + (1.0 - momentum) * mean).to(self.vectors.dtype)
+        return unit(momentum * old + (1.0 - momentum) * mean).to(self.vectors.dtype)[first]
 
     def locate(self, index: Tensor) -> Tensor:
         """What `scores` and `combine` take for the samples `index` int64 [n, K] of this worker's rows; good for all

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdray.objectives import bank as bank_module
-from kdray.objectives.bank import Bank
+from kdray.objectives.bank import Bank, sample_means
 
 
 @pytest.mark.parametrize("limits", [{}, {"_DENSE_FACTOR": 0}, {"_DENSE_FACTOR": 0, "_CHUNK_BYTES": 1}], ids=str)
@@ -37,6 +38,39 @@ def test_update_of_a_repeated_sample_takes_the_mean_and_leaves_the_rest() -> Non
         mixed = 0.25 * old[i] + 0.75 * row
         torch.testing.assert_close(bank.vectors[i], mixed / mixed.norm())
     assert torch.equal(bank.vectors[[0, 2, 3]], old[[0, 2, 3]])
+
+
+def test_rows_of_one_sample_bring_the_same_vector() -> None:
+    """Whichever is written last, on whatever device."""
+    index = torch.tensor([3, 1, 3, 0, 3, 3, 1, 3, 3, 4, 3])
+    rows = torch.randn(11, 6, dtype=torch.float64)
+    mean, first = sample_means(index, rows)
+    assert first.tolist() == [index.tolist().index(i) for i in index.tolist()]
+    torch.testing.assert_close(mean, torch.stack([rows[index == i].mean(dim=0) for i in index]))
+    moved = Bank(5, 6)._moved(index, index, rows, 0.5)
+    assert torch.equal(moved, moved[first])
+
+
+def test_rows_that_are_alone_are_taken_to_the_bit() -> None:
+    index, rows = torch.randperm(50)[:33], torch.randn(33, 7)
+    mean, first = sample_means(index, rows)
+    assert torch.equal(mean, rows) and torch.equal(first, torch.arange(33))
+
+
+def test_an_update_makes_nothing_of_the_size_of_all_pairs() -> None:
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            found = [x.numel() for x in result if isinstance(x, torch.Tensor)] if isinstance(result, tuple) else []
+            self.numel = max([self.numel, *found, result.numel() if isinstance(result, torch.Tensor) else 0])
+            return result
+
+    bank, rows, index = Bank(300, 4), torch.randn(400, 4), torch.randint(0, 300, (400,))
+    with Largest() as largest:
+        bank.update(index, rows, 0.5)
+    assert largest.numel == rows.numel()
 
 
 def test_starts_at_unit_vectors_and_is_no_parameter() -> None:
