@@ -1,6 +1,7 @@
 """The tables of the docs, drawn from the committed records.
 
 python benchmarks/table.py results                # docs/results.md
+python benchmarks/table.py methods                # docs/results.md, every method
 python benchmarks/table.py performance            # docs/performance.md
 python benchmarks/table.py objectives             # docs/objectives.md
 python benchmarks/table.py gradient_relation      # docs/methods/clmkd.md
@@ -80,6 +81,37 @@ def objectives() -> list[str]:
         lines += ["| method | views | ms | x `kd` | peak MB | state MB | parameters |", "|---|---|---|---|---|---|---|"]
         lines += [_cost(method, row) for method, row in record["rows"].items()]
         lines.append("")
+    return lines
+
+
+def methods() -> list[str]:
+    """Every method on CIFAR-100, the sampled budget: all seeds of the `cifar100_methods-*.json` records."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in sorted(RECORDS.glob("cifar100_methods-*.json")):
+        record = json.loads(path.read_text())
+        stages = {stage["stage"]: stage for stage in record["stages"]}
+        for name, variant in record["variants"].items():
+            found.setdefault(name, {})[variant["seed"]] = stages[variant["stages"]["student"]]
+    if not found:
+        return []
+    alone = statistics.mean(100 * stage["test"]["top1"] for stage in found["ce"].values())
+    lines = [
+        "| variant | objectives | views | seeds | top-1, last epoch | mean | above CE |",
+        "|---|---|---|---|---|---|---|",
+    ]
+
+    def mean(seeds: dict[int, dict[str, Any]]) -> float:
+        return statistics.mean(100 * stage["test"]["top1"] for stage in seeds.values())
+
+    for name, seeds in sorted(found.items(), key=lambda item: -mean(item[1])):
+        made_of = next(iter(seeds.values()))["made_of"]
+        values = ", ".join(f"{100 * seeds[seed]['test']['top1']:.2f}" for seed in sorted(seeds))
+        objectives = " + ".join(
+            (f"{params['weight']:g} " if "weight" in params else "") + f"`{method}`"
+            for method, params in made_of["objectives"].items()
+        )
+        cells = [f"{made_of['data'].get('views', 1)}", str(len(seeds)), values, f"{mean(seeds):.2f}"]
+        lines.append(f"| {name} | {objectives} | " + " | ".join(cells) + f" | {mean(seeds) - alone:+.2f} |")
     return lines
 
 
