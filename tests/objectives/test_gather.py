@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from kdray.models.outputs import Outputs
-from kdray.objectives import ObjectiveSet, Setup, StepInfo, Targets, gather_rows
+from kdray.objectives import ObjectiveSet, Setup, StepInfo, Targets, gather_rows, needs
 from kdray.objectives.gather import own_rows, world
 from kdray.objectives.sharded import ShardedBank
 
@@ -26,6 +26,11 @@ ALONE = ("centroid_kl", "align")  # forms that compare no rows
 LOCAL = [p for p in EVERY if gathers(p) and p.get("mode") != "memory" and p.get("form") not in ALONE]
 CASES: dict[str, dict[str, Any]] = {case_id(p): p for p in EVERY} | {
     f"local {case_id(p)}": {**p, "gather": "local"} for p in LOCAL
+}
+TWO_VIEWS = {f"two views {case_id(p)}": p for p in EVERY if views_of(p) < 2 and (gathers(p) or needs({"one": p}).index)}
+"""Rows of several views lie view by view on every worker, and so in another order when they are gathered."""
+ALL: dict[str, tuple[dict[str, Any], int]] = {name: (p, views_of(p)) for name, p in CASES.items()} | {
+    name: (p, 2) for name, p in TWO_VIEWS.items()
 }
 
 
@@ -46,9 +51,10 @@ class Student(nn.Module):
         return self.objectives(targets, student, teacher, self.head, teacher_head, step)
 
 
-def train(setup: Setup, params: dict[str, Any], rank: int, workers: int, alone: bool = False) -> dict[str, Any]:
-    """A few SGD steps in float64 on share `rank` of `workers`; gradients are averaged as DDP does, unless `alone`."""
-    views = views_of(params)
+def train(setup: Setup, name: str, rank: int, workers: int, alone: bool = False) -> dict[str, Any]:
+    """A few SGD steps of the case `name` in float64 on share `rank` of `workers`; gradients are averaged as DDP does,
+    unless `alone`."""
+    params, views = ALL[name]
     setup = replace(setup, views=views)
     student = Student(setup, {"one": params}).double()
     random = torch.Generator().manual_seed(0)
@@ -143,7 +149,7 @@ def worker(rank: int, folder: str, setup: Setup) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    results: dict[str, Any] = {name: train(setup, params, rank, 2) for name, params in CASES.items()}
+    results: dict[str, Any] = {name: train(setup, name, rank, 2) for name in ALL}
     for dtype in (torch.float32, torch.bfloat16):
         results[str(dtype)] = gather_once(dtype)
     ddp(setup)
@@ -163,15 +169,15 @@ def two(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", [case_id(p) for p in EVERY])
+@pytest.mark.parametrize("name", [*(case_id(p) for p in EVERY), *TWO_VIEWS])
 def test_two_workers_are_one_with_all_rows(name: str, setup: Setup, two: list[dict[str, Any]]) -> None:
-    one = train(setup, CASES[name], 0, 1)
+    one = train(setup, name, 0, 1)
     torch.testing.assert_close(two[0][name]["values"], one["values"])
     torch.testing.assert_close(two[0][name]["gradients"], one["gradients"])
     torch.testing.assert_close(two[0][name]["state"], one["state"])
 
 
-@pytest.mark.parametrize("name", [case_id(p) for p in EVERY])
+@pytest.mark.parametrize("name", [*(case_id(p) for p in EVERY), *TWO_VIEWS])
 def test_state_is_bitwise_equal_on_both_workers(name: str, two: list[dict[str, Any]]) -> None:
     torch.testing.assert_close(two[0][name]["state"], two[1][name]["state"], rtol=0, atol=0)
 
@@ -179,7 +185,7 @@ def test_state_is_bitwise_equal_on_both_workers(name: str, two: list[dict[str, A
 @pytest.mark.parametrize("name", [n for n in CASES if n.startswith("local ")])
 def test_local_is_the_mean_of_the_halves(name: str, setup: Setup, two: list[dict[str, Any]]) -> None:
     """On the first step, before the weights have gone apart: each worker sees its own rows and no others."""
-    halves = [train(setup, CASES[name], rank, 2, alone=True)["values"][0] for rank in range(2)]
+    halves = [train(setup, name, rank, 2, alone=True)["values"][0] for rank in range(2)]
     torch.testing.assert_close(two[0][name]["values"][0], torch.stack(halves).mean())
     whole = two[0][name.removeprefix("local ")]["values"][0]
     assert not torch.isclose(two[0][name]["values"][0], whole, rtol=1e-3)
