@@ -19,7 +19,7 @@ from kdray.models.weights import is_published
 from kdray.objectives.registry import needs, normalise, revisions
 from kdray.pipeline.naming import named
 from kdray.pipeline.shelf import ARTIFACTS, Shelf
-from kdray.pipeline.user_code import references, source_digests
+from kdray.pipeline.user_code import models_in, references, source_digests
 from kdray.store import Store, read_uri
 from kdray.train.spec import NetSpec, StageSpec
 
@@ -204,7 +204,7 @@ def identity_of(experiment: Experiment, dataset: Dataset, draft: Draft, taught: 
         source = {"weights": given} if given is not None else {"artifact": str(taught).rpartition("/")[2]}
         source = source | {"model": draft.teacher.spec.canonical(results_only=True) | {"weights": None}}
     data = _data_identity(data_of(experiment, dataset, draft)[0], training=draft.train is not None)
-    models = [draft.net.spec.model, *([draft.teacher.spec.model] if draft.teacher is not None else [])]
+    models = [*models_in(draft.net.spec), *(models_in(draft.teacher.spec) if draft.teacher is not None else [])]
     code = source_digests(references(models, draft.objectives))
     revised = revisions(draft.objectives) if draft.objectives else {}
     return {

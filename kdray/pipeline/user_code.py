@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from kdray.experiment import ModelSpec
+from kdray.models import composed
 
 
 def references(models: Iterable[str], objectives: dict[str, dict[str, Any]]) -> list[str]:
     """The `package.module:name` references among model names and objectives, sorted."""
     named = [*models, *(str(params.get("type", name)) for name, params in objectives.items())]
     return sorted({name for name in named if ":" in name})
+
+
+def models_in(spec: ModelSpec) -> list[str]:
+    """The model that `spec` names, and the student inside of a composed one."""
+    inside = spec.params.get("student") if spec.model == composed.NAME else None
+    name = inside.get("model") if isinstance(inside, Mapping) else None  # one that is no spec is refused by `build`
+    return [spec.model, *([str(name)] if name is not None else [])]
 
 
 def source_digests(names: Iterable[str]) -> dict[str, str]:
