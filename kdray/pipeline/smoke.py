@@ -108,6 +108,9 @@ def _small_train(train: Train) -> dict[str, Any]:
         plain["schedule"] = schedule | {"milestones": [1]} if plain["epochs"] > 1 else {"type": "constant"}
     if schedule.get("warmup_epochs"):
         plain["schedule"]["warmup_epochs"] = 0.5
+    # Norms of a deep teacher are far from settled after a few steps, and its features may be of any size: what learns
+    # from them is held together, for it is the path that is tried here and not the recipe.
+    plain |= {"clip_norm": min(1.0, train.clip_norm or 1.0), "divergence_factor": None}
     plain |= {"compile": False, "log_every": 2}
     return plain
 

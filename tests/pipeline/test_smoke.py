@@ -53,6 +53,8 @@ def test_everything_shrinks() -> None:
     assert (experiment.train.epochs, experiment.train.batch, experiment.train.accumulate) == (2, 16, 2)
     assert experiment.train.schedule.milestones == [1] and experiment.train.schedule.warmup_epochs == 0.5
     assert not experiment.train.compile
+    assert experiment.train.clip_norm == 1.0 and experiment.train.divergence_factor is None
+    assert small({"train": {"clip_norm": 0.5}}).experiment.train.clip_norm == 0.5
     cluster = experiment.cluster
     assert (cluster.workers, cluster.cpus_per_worker, cluster.data_cpus, cluster.address) == (1, None, None, None)
     data = experiment.data
