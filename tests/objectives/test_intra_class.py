@@ -263,7 +263,7 @@ def test_distances_equal_loops(labels: list[int]) -> None:
 
 
 def test_distances_of_the_cache_are_those_of_what_it_holds() -> None:
-    setup, objectives = make_setup(views=2), build({"delta": -1})
+    setup, objectives = make_setup(views=2), build({"delta": -1, "report_every": 1})
     cases = [make_case(setup, 9, seed=seed) for seed in range(2)]
     parts = [run(objectives, case)[1] for case in cases][-1]
     everything = [entry for case in cases for entry in held(case)]
@@ -271,6 +271,28 @@ def test_distances_of_the_cache_are_those_of_what_it_holds() -> None:
     assert parts["intra_distance"].item() == pytest.approx(intra)
     assert parts["inter_distance"].item() == pytest.approx(inter)
     assert parts["distance_ratio"].item() == pytest.approx(intra / inter)
+
+
+def test_the_cache_is_looked_at_every_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first step, whatever its number, and at multiples of `report_every`; between them the last values stay,
+    and they survive a checkpoint."""
+    looks: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        looks.append(step)
+        return sums_of_cache(*arguments)
+
+    monkeypatch.setattr("kdray.objectives.intra_class.sums_of_cache", counted)
+    setup, objectives, seen = make_setup(views=2), build({"report_every": 4}), {}
+    for step in range(2, 11):
+        if step == 7:
+            state, objectives = objectives.state_dict(), build({"report_every": 4})
+            objectives.load_state_dict(state)
+        seen[step] = run(objectives, make_case(setup, 9, seed=step), step)[1]["intra_distance"]
+    assert looks == [2, 4, 8]
+    values = [float(seen[step]) for step in sorted(seen)]
+    assert values == [values[0]] * 2 + [values[2]] * 4 + [values[6]] * 3
+    assert len(set(values)) == 3 and all(values)
 
 
 def test_a_large_cache_is_summed_in_pieces() -> None:

@@ -7,8 +7,9 @@ Reconstruction of "Enriching Knowledge Distillation with Intra-Class Contrastive
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import model_validator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
 
 ENTROPY_TEMPERATURE = 4.0
+DISTANCES = 3
 DIAGNOSTICS = ("anchors", "intra_distance", "inter_distance", "distance_ratio", "entropy")
 
 
@@ -49,6 +51,7 @@ class IntraClassConfig(ObjectiveConfig):
     - `cache`: M vectors kept per class, 0 for none; `max_age` in steps of what is used of them; `push` all rows or the
       `anchors` only; `storage` of the vectors.
     - `start_epoch`: before it everything is computed, kept and reported, and nothing added to the loss.
+    - `report_every`: steps between two looks at the whole cache for the reported distances; 1 looks at every step.
     - `head`: contrast pooled vectors (`none`), or their projection to `dim` by a Linear or by an MLP.
     - `gather`: class-mates from the global batch or the worker's own. The cache takes the rows of all workers.
     """
@@ -63,6 +66,7 @@ class IntraClassConfig(ObjectiveConfig):
     push: Literal["all", "anchors"] = "all"
     storage: Literal["float32", "float16"] = "float32"
     start_epoch: NonNegative = 0.0
+    report_every: Count = 50
     head: Literal["none", "linear", "mlp"] = "none"
     dim: Count = 128
     gather: Gather = "global"
@@ -106,6 +110,9 @@ class IntraClass(Objective):
     source = "Intra-class contrastive KD (arXiv 2509.22053), details ours"
     options: IntraClassConfig
 
+    distances: Tensor
+    measured: bool
+
     def __init__(self, options: IntraClassConfig, setup: Setup) -> None:
         super().__init__(options, setup)
         if setup.student.num_classes is None:
@@ -121,6 +128,10 @@ class IntraClass(Objective):
         self.cache: ClassCache | None = None
         if options.cache:
             self.cache = ClassCache(setup.num_classes, options.cache, _dim(options, setup), options.dtype)
+            # What the cache's spread last was, NaN before; the flag stands on the host, so that no step waits to see.
+            self.register_buffer("distances", torch.full((DISTANCES,), math.nan))
+            self.measured = False
+            self.register_load_state_dict_post_hook(_look_at_distances)
 
     @classmethod
     def needs(cls, options: IntraClassConfig) -> Needs:
@@ -128,7 +139,8 @@ class IntraClass(Objective):
 
     @classmethod
     def bank_bytes(cls, options: IntraClassConfig, setup: Setup) -> int:
-        return ClassCache.bytes(setup.num_classes, options.cache, _dim(options, setup), options.dtype)
+        cache = ClassCache.bytes(setup.num_classes, options.cache, _dim(options, setup), options.dtype)
+        return cache + 4 * DISTANCES if cache else 0
 
     def part_weights(self, step: StepInfo) -> dict[str, float]:
         return {LOSS: float(self._started(step))} | dict.fromkeys(DIAGNOSTICS, 0.0)
@@ -168,7 +180,7 @@ class IntraClass(Objective):
                 keep = confident if options.push == "anchors" else torch.ones_like(confident)
                 known = targets.labels, targets.index, targets.index
                 self.cache.push(z, *known, keep, seed=step.seed, step=step.step)
-            values = chosen.to(z.dtype).mean(), *self._spread(z, targets.labels, step)
+            values = chosen.to(z.dtype).mean(), *self._spread(z, targets.labels, step).unbind()
             entropy = softened_entropy(student.logits.detach(), ENTROPY_TEMPERATURE)
         return parts | dict(zip(DIAGNOSTICS, (*values, entropy), strict=True))
 
@@ -200,14 +212,22 @@ class IntraClass(Objective):
             count, workers = sum_over_workers(count)
         return count.clamp_min(1) / workers
 
-    def _spread(self, z: Tensor, labels: Tensor, step: StepInfo) -> tuple[Tensor, Tensor, Tensor]:
-        """`spread` of what the cache now holds, or without one of the batch."""
+    def _spread(self, z: Tensor, labels: Tensor, step: StepInfo) -> Tensor:
+        """`spread` [3] of what the cache holds, looked at every `report_every` steps; without a cache of the batch."""
         if self.cache is not None:
-            filled = self.cache.filled(step.step, self.options.max_age)
-            return spread(*sums_of_cache(self.cache, filled, z.dtype))
+            if not self.measured or step.step % self.options.report_every == 0:
+                filled = self.cache.filled(step.step, self.options.max_age)
+                self.distances.copy_(torch.stack(spread(*sums_of_cache(self.cache, filled, z.dtype))))
+                self.measured = True
+            return self.distances.clone()
         if self.options.gather == "global":
             z, labels = gather_rows(z), gather_rows(labels)
-        return spread(*sums_of_rows(z, labels, self.classes))
+        return torch.stack(spread(*sums_of_rows(z, labels, self.classes)))
+
+
+def _look_at_distances(module: nn.Module, incompatible: Any) -> None:
+    assert isinstance(module.distances, Tensor)
+    module.measured = not bool(module.distances.isnan().any())  # type: ignore[assignment]
 
 
 def _dim(options: IntraClassConfig, setup: Setup) -> int:
