@@ -62,6 +62,15 @@ def test_the_whole_loss(stages: list | None) -> None:
     torch.testing.assert_close(torch.autograd.grad(report.total, case.student_pooled)[0], wanted)
 
 
+def test_the_regressor_is_as_wide_as_the_teacher_unless_told_otherwise() -> None:
+    def widths(**params: int) -> list[list[int]]:
+        member = build({"type": "vid", **params}, make_setup()).members["one"]
+        return [[gaussian.mean[layer].out_channels for layer in (0, 2, 4)] for gaussian in member.gaussians]
+
+    assert widths() == [[5, 5, 5], [7, 7, 7], [9, 9, 9]]
+    assert widths(hidden=3) == [[3, 3, 5], [3, 3, 7], [3, 3, 9]]
+
+
 @pytest.mark.parametrize("variance", [1e-4, 0.3, 5.0, 200.0])
 def test_variances_start_as_asked_and_there_is_one_per_channel(variance: float) -> None:
     member = build({"type": "vid", "variance": variance}, make_setup()).members["one"]
