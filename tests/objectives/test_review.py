@@ -75,6 +75,13 @@ def normed(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return out
 
 
+def nearest(maps: Tensor, height: int, width: int) -> Tensor:
+    """Place (i, j) of the new map is the old one's at (i H / height, j W / width), rounded down."""
+    rows = [i * maps.shape[2] // height for i in range(height)]
+    columns = [j * maps.shape[3] // width for j in range(width)]
+    return maps[:, :, rows][:, :, :, columns]
+
+
 def fused(member: Review, student: Outputs, teacher: Outputs) -> Tensor:
     """The whole loss by einsums: nearest places by index, the 3x3 convolution as nine shifted maps."""
     own = [*student.stages, student.pooled[:, :, None, None]][::-1]
@@ -85,13 +92,13 @@ def fused(member: Review, student: Outputs, teacher: Outputs) -> Tensor:
         x = torch.einsum("oc,nchw->nohw", fusion.enter.weight[:, :, 0, 0], x)
         x = normed(x, fusion.enter_norm.weight, fusion.enter_norm.bias)
         if deeper is not None:
-            rows = [i * deeper.shape[2] // height for i in range(height)]
-            columns = [j * deeper.shape[3] // width for j in range(width)]
-            deeper = deeper[:, :, rows][:, :, :, columns]
+            deeper = nearest(deeper, height, width)
             gates = torch.einsum("oc,nchw->nohw", fusion.gate.weight[:, :, 0, 0], torch.cat([x, deeper], dim=1))
             gates = 1 / (1 + (-gates - fusion.gate.bias[None, :, None, None]).exp())
             x = x * gates[:, 0][:, None] + deeper * gates[:, 1][:, None]
-        deeper, out = x, x.new_zeros(len(x), target.shape[1], height, width)
+        height, width = target.shape[2:]
+        deeper = x = nearest(x, height, width)
+        out = x.new_zeros(len(x), target.shape[1], height, width)
         padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
         for i in range(3):
             for j in range(3):
@@ -101,8 +108,33 @@ def fused(member: Review, student: Outputs, teacher: Outputs) -> Tensor:
     return total
 
 
-def test_equals_loops() -> None:
+Sides = list[tuple[int, int]]
+
+
+def sized(student: Sides, teacher: Sides) -> Setup:
+    """The usual setup with stages of these heights and widths."""
+
+    def info(one: ModelInfo, sides: Sides) -> ModelInfo:
+        return replace(one, stage_shapes=tuple((4 + k, *side) for k, side in enumerate(sides)))
+
     setup = make_setup()
+    assert setup.teacher is not None
+    return replace(setup, student=info(setup.student, student), teacher=info(setup.teacher, teacher))
+
+
+SIZES: dict[str, tuple[Sides, Sides]] = {
+    "equal": ([(8, 8), (4, 4), (2, 2)], [(8, 8), (4, 4), (2, 2)]),
+    "the student's half": ([(8, 8), (4, 4), (2, 2)], [(16, 16), (8, 8), (4, 4)]),
+    "the teacher's half": ([(16, 16), (8, 8), (4, 4)], [(8, 8), (4, 4), (2, 2)]),
+    "a quarter": ([(8, 8), (4, 4)], [(2, 2), (1, 1)]),
+    "oblong and not divisible": ([(7, 5), (3, 4)], [(5, 8), (4, 3)]),
+    "smaller in one, larger in the other": ([(8, 8), (4, 4), (2, 2)], [(4, 4), (4, 4), (4, 4)]),
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=list(SIZES))
+def test_equals_loops(sizes: tuple[Sides, Sides]) -> None:
+    setup = sized(*sizes)
     objectives = build({"type": "review", "hidden": 3, "schedule": "constant"}, setup)
     case, member = make_case(setup, 5), objectives.members["one"]
     with torch.no_grad():

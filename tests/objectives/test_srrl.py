@@ -58,7 +58,22 @@ def test_parts_are_mean_squares_of_the_feature_and_of_what_the_teachers_classifi
     assert report.weights == {"one.feature": 3.0, "one.regression": 1.0}
 
 
-def test_zero_where_the_connected_feature_is_the_teachers() -> None:
+@pytest.mark.parametrize("connect", ["pooled", "map"])
+def test_zero_where_the_connected_feature_is_the_teachers(connect: str) -> None:
+    setup = make_setup()
+    case, objectives = make_case(setup, 5), build({"type": "srrl", "connect": connect}, setup)
+    (member,) = objectives.members.values()
+    x = member.connector(case.student.stages[-1] if connect == "map" else case.student_pooled).detach()
+    case.teacher.pooled, case.teacher.logits = x, case.teacher_head(x)
+    report = case.run(objectives)
+    assert report.parts["one.feature"].item() == pytest.approx(0, abs=1e-20)
+    assert report.parts["one.regression"].item() == pytest.approx(0, abs=1e-20)
+    case.teacher.pooled, case.teacher.logits = x + 1, case.teacher_head(x) - 2
+    parts = case.run(objectives).parts
+    assert parts["one.feature"].item() == pytest.approx(1) and parts["one.regression"].item() == pytest.approx(4)
+
+
+def test_read_by_is_the_classifier() -> None:
     head = nn.Linear(4, 3).double()
     x = torch.randn(5, 4, dtype=torch.float64)
     assert torch.equal(read_by(head, x), head(x))
