@@ -58,6 +58,21 @@ def test_starts_at_the_published_temperature() -> None:
     torch.testing.assert_close(parts["one"], expected.detach())
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_every_sample_starts_at_the_published_temperature(seed: int) -> None:
+    """With 100 classes and logits as confident as a trained teacher's, which a usual start of the MLP would spread."""
+    random = torch.Generator().manual_seed(seed)
+    setup = replace(make_setup(classes=100, samples=200), seed=seed)
+    (member,) = build({"type": "ctkd", "instance": True}, setup).members.values()
+    s, t = 2 * torch.randn(2, 200, 100, generator=random, dtype=torch.float64)
+    label = torch.arange(200) % 100
+    for logits, confidence in ((s, 15.0), (t, 25.0)):
+        logits[torch.arange(200), label] += confidence
+    temperatures = 1 + 20 * member.mlp(torch.cat([t, s], dim=1)).sigmoid()
+    assert (temperatures - 15.62).abs().max() < 0.1
+    assert temperatures.std() > 0
+
+
 @pytest.mark.parametrize("epoch", [0.0, 0.5, 3.0, 5.0, 10.0, 200.0])
 def test_the_gradient_of_the_temperature_is_reversed_along_a_cosine(epoch: float) -> None:
     case, member, _ = run({}, epoch)
