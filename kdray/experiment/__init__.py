@@ -4,6 +4,7 @@ Pure: it reads the YAML files that it is given and nothing else; no torch, no Ra
 """
 
 from kdray.experiment.comparison import Comparison
+from kdray.experiment.data_part import Columns, Data, LabelNoise
 from kdray.experiment.load import (
     comparison_from_dict,
     experiment_from_dict,
@@ -16,22 +17,15 @@ from kdray.experiment.load import (
 from kdray.experiment.part import Part, digest_of
 from kdray.experiment.paths import get_path, set_path
 from kdray.experiment.schema import (
-    Checkpointing,
     Cluster,
-    Columns,
-    Data,
     Evaluate,
     Experiment,
-    LabelNoise,
     LinearProbe,
-    LrRule,
     ModelSpec,
-    Optimizer,
-    Schedule,
     Student,
     Teacher,
-    Train,
 )
+from kdray.experiment.train_part import Checkpointing, LrRule, Optimizer, Schedule, Train
 
 __all__ = [
     "Checkpointing",

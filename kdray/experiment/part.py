@@ -97,3 +97,10 @@ def _null_means_default(part: type[Part]) -> frozenset[str]:
 def _same(left: Any, right: Any) -> bool:
     # 1 == True in Python; in a free-form parameter they are two different settings.
     return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
+
+
+def both_or_none(part: Part, one: str = "mean", other: str = "std") -> None:
+    """Refuse a part in which only one of two keys is given."""
+    for key, missing in ((one, other), (other, one)):
+        if getattr(part, key) is None and getattr(part, missing) is not None:
+            raise refuse(f"is given without {key}", "Give both, or neither", (missing,))

@@ -18,6 +18,7 @@ from kdray.experiment import (
 )
 from kdray.experiment.part import Part
 
+PARTS = tuple(f"kdray.experiment.{module}" for module in ("schema", "data_part", "train_part"))
 OPTIMIZER = {"lr": 0.1}
 TRAIN = {"epochs": 10, "batch": 8, "optimizer": OPTIMIZER}
 DATA = {"source": "digits"}
@@ -31,7 +32,7 @@ def experiment(**changes):
 
 def all_parts(part=Part):
     for below in part.__subclasses__():
-        if below.__module__ == "kdray.experiment.schema":
+        if below.__module__ in PARTS:
             yield below
             yield from all_parts(below)
 
