@@ -60,7 +60,8 @@ def error(*sets, **changes):
         ("train.optimizer=sgd", 'train.optimizer: wants a map of keys, but "sgd" stands there. Write {type: sgd}'),
         (
             "evaluate=3",
-            "evaluate: wants a map of keys, but 3 stands there. Write key: value lines; the keys are batch, precision, linear_probe",
+            "evaluate: wants a map of keys, but 3 stands there. Write key: value lines; the keys are batch, precision, "
+            "linear_probe",
         ),
         (
             "name=a/b",
@@ -91,7 +92,7 @@ def test_unknown_keys_name_the_nearest_or_where_the_key_belongs_or_all():
         "train.optimizer.momentun: unknown key 'momentun' (did you mean 'momentum'?). Valid keys here: type, lr,"
     )
     assert error("train.Epochs=1").startswith("train.Epochs: unknown key 'Epochs' (did you mean 'epochs'?)")
-    assert error("lr=1").endswith("Write it as evaluate.linear_probe.lr or train.optimizer.lr or teacher.train.optimizer.lr")
+    assert error("lr=1").endswith("linear_probe.lr or train.optimizer.lr or teacher.train.optimizer.lr")
     assert error("zzz=1").startswith("zzz: unknown key 'zzz'. Valid keys here: name, seed, data,")
 
 
@@ -129,5 +130,5 @@ def test_the_schema_answers_questions():
     assert valid_keys(("objectives",)) == []
     assert default_type(("data",)) is None
     assert default_type(("objectives", "kd", "other")) is None
-    assert places_of("lr") == ["train.optimizer.lr", "teacher.train.optimizer.lr"]
+    assert places_of("lr") == ["evaluate.linear_probe.lr", "train.optimizer.lr", "teacher.train.optimizer.lr"]
     assert places_of("nothing") == []
