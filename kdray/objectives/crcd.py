@@ -72,7 +72,7 @@ class CRCD(Objective):
     """Noise contrast of relations (sample against anchor) of features and of gradients, with memory banks."""
 
     config = CRCDConfig
-    provenance = "author-code"
+    provenance = "paper"
     family = "contrastive"
     source = "Zhu et al., CVPR 2021, arXiv 2103.16367"
     options: CRCDConfig

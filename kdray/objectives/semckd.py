@@ -86,7 +86,7 @@ class SemCKD(Objective):
     """Feature maps across all pairs of stages, weighted per sample by a trained attention."""
 
     config = SemCKDConfig
-    provenance = "paper"
+    provenance = "reconstruction"
     family = "features"
     source = "Chen et al., Cross-Layer Distillation with Semantic Calibration, AAAI 2021 (arXiv 2012.03236)"
     options: SemCKDConfig

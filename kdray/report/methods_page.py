@@ -17,8 +17,9 @@ Written by `python -m kdray.report.methods_page > docs/methods/README.md`; a tes
 `python -m kdray.run --list methods` prints the same in a terminal. What methods cost: [objectives](../objectives.md).
 
 Needs are those of the default options, beside images and the labels of the batch. Provenance: `author-code`, the
-formula is that of the authors' released code; `paper`, it stands in the paper; `reconstruction`, only the idea is
-published where we could read it, and the formula is ours.
+formula is that of the authors' released code; `paper`, it stands in the paper; `reconstruction`, the
+formula or a part of it is ours, be it that only the idea is published where we could read it, or that what is
+published does not fit here; its card says which.
 """
 COLUMNS = "| method | what it does | needs | provenance | source |\n|---|---|---|---|---|"
 
