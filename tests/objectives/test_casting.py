@@ -49,7 +49,8 @@ def test_it_is_read_as_a_list_is() -> None:
             one[outside]
     assert not CastOnRead([], torch.float32) and list(CastOnRead([], torch.float32)) == []
     assert CastOnRead(plain, torch.float32)[-1].grad_fn is not None
-    assert not any(x.requires_grad for x in CastOnRead(plain, torch.float32, detach=True))
+    detached = CastOnRead(plain, torch.bfloat16, detach=True)
+    assert not any(x.requires_grad for x in detached) and detached[0] is detached[0]
     assert plain[0].dtype == torch.bfloat16 and plain[0].requires_grad
 
 
