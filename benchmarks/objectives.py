@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -136,12 +137,17 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Everything about one form, in this process."""
     device, shape = torch.device(args.device), SHAPES[args.shape]
     torch.set_num_threads(args.threads)
+    if args.memory_gib:  # rather no figure than a machine that hangs
+        methods()  # what is imported does not count
+        resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + int(args.memory_gib * 1024**3),) * 2)
     method, kd = Step(forms()[name], shape, device), Step({"type": "kd"}, shape, device)
-    for step in (method, kd):
-        step()  # the first one sets up
+    first = seconds(method, device)  # it sets up as well
+    kd()
     times: dict[str, list[float]] = {"method": [], "kd": []}
     deadline = time.perf_counter() + args.seconds
-    while len(times["method"]) < args.rounds and (len(times["method"]) < 3 or time.perf_counter() < deadline):
+    # A step that takes longer than all the time there is stands for itself.
+    least = 3 if first < args.seconds else 1
+    while len(times["method"]) < args.rounds and (len(times["method"]) < least or time.perf_counter() < deadline):
         times["method"].append(seconds(method, device))
         times["kd"].append(statistics.median(seconds(kd, device) for _ in range(5)))
     return {
@@ -164,7 +170,8 @@ def main() -> None:
     cli.add_argument("--threads", type=int, default=1)
     cli.add_argument("--rounds", type=int, default=30, help="at most so many steps of each")
     cli.add_argument("--seconds", type=float, default=5.0, help="and about so long, but three steps at least")
-    cli.add_argument("--methods", help="only these, by comma")
+    cli.add_argument("--memory-gib", type=float, help="a method that needs more gets no figures")
+    cli.add_argument("--methods", help="only these, by comma; the others' rows in OUT stay")
     cli.add_argument("--one", help=argparse.SUPPRESS)
     cli.add_argument("--out", type=Path)
     args = cli.parse_args()
@@ -172,15 +179,21 @@ def main() -> None:
         print(json.dumps(measure(args.one, args)))
         return
     chosen = args.methods.split(",") if args.methods else list(forms())
-    rows = {}
+    before = json.loads(args.out.read_text())["rows"] if args.out and args.methods and args.out.exists() else {}
+    rows: dict[str, Any] = {}
     # Freed blocks go back to the system at once: else the peak of a step would hide in what an earlier one left.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     for name in chosen:
         options = ["--shape", args.shape, "--device", args.device, "--threads", str(args.threads)]
         options += ["--rounds", str(args.rounds), "--seconds", str(args.seconds), "--one", name]
+        options += ["--memory-gib", str(args.memory_gib)] if args.memory_gib else []
         done = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True, env=environment)
         if done.returncode:
-            sys.exit(f"{name}: {done.stderr.strip()}")
+            if "can't allocate memory" not in done.stderr and "MemoryError" not in done.stderr:
+                sys.exit(f"{name}: {done.stderr.strip()}")
+            rows[name] = {"needs_more_than_gib": args.memory_gib}
+            print(f"{name}: needs more than {args.memory_gib} GiB", flush=True)
+            continue
         rows[name] = row = json.loads(done.stdout.strip().splitlines()[-1])
         peak = "?" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.1f}"
         state = f"{row['state_bytes'] / 1e6:.1f}"
@@ -199,7 +212,7 @@ def main() -> None:
             "seed": 0,
             "hardware": hardware(),
             "versions": versions(),
-            "rows": rows,
+            "rows": dict(sorted((before | rows).items())),
         }
         args.out.write_text(json.dumps(record, indent=1) + "\n")
 

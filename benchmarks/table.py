@@ -117,6 +117,8 @@ def methods() -> list[str]:
 
 def _cost(method: str, row: dict[str, Any]) -> str:
     name, _, form = method.partition(", ")
+    if "needs_more_than_gib" in row:
+        return f"| `{name}` | | needs more than {row['needs_more_than_gib']:g} GiB | | | | |"
     peak = "?" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.1f}"
     cells = [f"{row['ms']:.2f}", f"{row['ratio_to_kd']:.1f}", peak, f"{row['state_bytes'] / 1e6:.1f}"]
     label = f"`{name}`" + (f" ({form})" if form else "")
