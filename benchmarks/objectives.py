@@ -1,7 +1,7 @@
 """Time, peak memory and state of one step of every method, forward and backward, as ratios to `kd` in the same process.
 
     python benchmarks/objectives.py --shape cifar --out benchmarks/records/objectives-cifar-cpu.json
-    python benchmarks/objectives.py --shape imagenet --methods crd,review --rounds 3
+    python benchmarks/objectives.py --shape imagenet --methods crd review --rounds 3
 
 `cifar`: B = 64, C = 100, d = 256, N = 50,000, the stages of ResNet32x4. `imagenet`: B = 256, C = 1000, d = 2048,
 N = 1,281,167, the stages of ResNet-50. Outputs of the networks are made up, the networks themselves take no part. A
@@ -171,14 +171,14 @@ def main() -> None:
     cli.add_argument("--rounds", type=int, default=30, help="at most so many steps of each")
     cli.add_argument("--seconds", type=float, default=5.0, help="and about so long, but three steps at least")
     cli.add_argument("--memory-gib", type=float, help="a method that needs more gets no figures")
-    cli.add_argument("--methods", help="only these, by comma; the others' rows in OUT stay")
+    cli.add_argument("--methods", nargs="+", help="only these; the others' rows in OUT stay")
     cli.add_argument("--one", help=argparse.SUPPRESS)
     cli.add_argument("--out", type=Path)
     args = cli.parse_args()
     if args.one:
         print(json.dumps(measure(args.one, args)))
         return
-    chosen = args.methods.split(",") if args.methods else list(forms())
+    chosen = args.methods or list(forms())
     before = json.loads(args.out.read_text())["rows"] if args.out and args.methods and args.out.exists() else {}
     rows: dict[str, Any] = {}
     # Freed blocks go back to the system at once: else the peak of a step would hide in what an earlier one left.
@@ -188,33 +188,39 @@ def main() -> None:
         options += ["--rounds", str(args.rounds), "--seconds", str(args.seconds), "--one", name]
         options += ["--memory-gib", str(args.memory_gib)] if args.memory_gib else []
         done = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True, env=environment)
-        if done.returncode:
-            if "can't allocate memory" not in done.stderr and "MemoryError" not in done.stderr:
-                sys.exit(f"{name}: {done.stderr.strip()}")
-            rows[name] = {"needs_more_than_gib": args.memory_gib}
-            print(f"{name}: needs more than {args.memory_gib} GiB", flush=True)
-            continue
-        rows[name] = row = json.loads(done.stdout.strip().splitlines()[-1])
-        peak = "?" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.1f}"
-        state = f"{row['state_bytes'] / 1e6:.1f}"
-        print(
-            f"{name}: {row['ms']:.2f} ms, {row['ratio_to_kd']:.1f} x kd, peak {peak} MB, state {state} MB", flush=True
-        )
-    if args.out:
-        record = {
-            "benchmark": "objectives",
-            "command": ["benchmarks/objectives.py", *sys.argv[1:]],
-            "time": now(),
-            "shape": args.shape,
-            "sizes": vars(SHAPES[args.shape]),
-            "device": args.device,
-            "threads": args.threads,
-            "seed": 0,
-            "hardware": hardware(),
-            "versions": versions(),
-            "rows": dict(sorted((before | rows).items())),
-        }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        rows[name] = _row(name, done, args.memory_gib)
+        if args.out:  # after every method: the next one may be one too many
+            args.out.write_text(json.dumps(_record(args, before | rows), indent=1) + "\n")
+
+
+def _row(name: str, done: subprocess.CompletedProcess[str], memory_gib: float | None) -> dict[str, Any]:
+    if done.returncode:
+        if "can't allocate memory" not in done.stderr and "MemoryError" not in done.stderr:
+            sys.exit(f"{name}: {done.stderr.strip()}")
+        print(f"{name}: needs more than {memory_gib} GiB", flush=True)
+        return {"needs_more_than_gib": memory_gib}
+    row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    peak = "?" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.1f}"
+    state = f"{row['state_bytes'] / 1e6:.1f}"
+    speed = f"{row['ms']:.2f} ms, {row['ratio_to_kd']:.1f} x kd"
+    print(f"{name}: {speed}, peak {peak} MB, state {state} MB", flush=True)
+    return row
+
+
+def _record(args: argparse.Namespace, rows: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "benchmark": "objectives",
+        "command": ["benchmarks/objectives.py", *sys.argv[1:]],
+        "time": now(),
+        "shape": args.shape,
+        "sizes": vars(SHAPES[args.shape]),
+        "device": args.device,
+        "threads": args.threads,
+        "seed": 0,
+        "hardware": hardware(),
+        "versions": versions(),
+        "rows": dict(sorted(rows.items())),
+    }
 
 
 if __name__ == "__main__":
