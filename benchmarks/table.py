@@ -147,6 +147,7 @@ def gradient_relation() -> list[str]:
 
 TABLES = {
     "results": results,
+    "methods": methods,
     "performance": performance,
     "objectives": objectives,
     "gradient_relation": gradient_relation,
