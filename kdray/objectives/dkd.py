@@ -17,14 +17,12 @@ from kdray.objectives.contract import (
     Targets,
     WeightSchedule,
 )
+from kdray.objectives.heads import HIDDEN
 from kdray.objectives.registry import register
 from kdray.objectives.standardise import comparable
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
-
-HIDDEN = -1e9
-"""Logit of what a softmax must not see: finite, so that the difference of two log-probabilities stays a number."""
 
 
 class DKDConfig(ObjectiveConfig):

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TINY = 1e-8
+HIDDEN = -1e9
+"""Logit of what a softmax must not see: finite, so that the difference of two log-probabilities stays a number."""
 
 
 def unit(x: Tensor) -> Tensor:

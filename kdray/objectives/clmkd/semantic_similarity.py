@@ -24,15 +24,13 @@ from kdray.objectives.contract import (
     Targets,
 )
 from kdray.objectives.gather import gather_rows, own_rows
-from kdray.objectives.heads import Projection, off_diagonal, unit
+from kdray.objectives.heads import HIDDEN, Projection, off_diagonal, unit
 from kdray.objectives.registry import register
+from kdray.objectives.similarity import similarity_kl
 from kdray.objectives.sp import similarity_preserving
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
-
-_HIDDEN = -1e9
-"""Logit of what a softmax must not see: finite, so that the difference of two log-probabilities stays a number."""
 
 
 class SemanticSimilarityConfig(ObjectiveConfig):
@@ -74,21 +72,6 @@ class SemanticSimilarityConfig(ObjectiveConfig):
         return cls.defaults_by_form.get(str(form), {}) | given
 
 
-def gram_kl(
-    student: Tensor, teacher: Tensor, all_student: Tensor, all_teacher: Tensor, other: Tensor, temperature: float
-) -> Tensor:
-    """Mean over rows of KL(softmax_j(cos(t_i, t_j) / tau) || softmax_j(cos(s_i, s_j) / tau)), j over `other`, no tau^2.
-
-    student [m, d_s], teacher [m, d_t]; all_student [n, d_s], all_teacher [n, d_t]; other bool [m, n] (j != i).
-    """
-
-    def log_p(rows: Tensor, everyone: Tensor) -> Tensor:
-        cosines = unit(rows) @ unit(everyone).T
-        return F.log_softmax((cosines / temperature).masked_fill(~other, _HIDDEN), dim=1)
-
-    return F.kl_div(log_p(student, all_student), log_p(teacher, all_teacher), reduction="batchmean", log_target=True)
-
-
 def centroid_kl(
     student: Tensor,
     teacher: Tensor,
@@ -104,7 +87,7 @@ def centroid_kl(
 
     def log_p(rows: Tensor, centroids: Tensor) -> Tensor:
         logits = unit(rows) @ centroids.to(rows.dtype).T / temperature
-        return F.log_softmax(logits.masked_fill(~seen, _HIDDEN), dim=1)
+        return F.log_softmax(logits.masked_fill(~seen, HIDDEN), dim=1)
 
     return F.kl_div(
         log_p(student, student_centroids), log_p(teacher, teacher_centroids), reduction="batchmean", log_target=True
@@ -173,7 +156,7 @@ class SemanticSimilarity(Objective):
         if options.form == "sp":
             return {LOSS: similarity_preserving(s, t, all_s, all_t)}
         other = off_diagonal(len(s), len(all_s), own.start, s.device)
-        return {LOSS: gram_kl(s, t, all_s, all_t, other, options.temperature)}
+        return {LOSS: similarity_kl(s, t, all_s, all_t, options.temperature, other)}
 
     def _centroid_kl(self, s: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         members = F.one_hot(gather_rows(labels), len(self.seen)).to(s.dtype).T

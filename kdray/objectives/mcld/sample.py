@@ -12,7 +12,6 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from kdray.experiment.bounds import Natural, Positive
-from kdray.objectives.clmkd.semantic_similarity import gram_kl
 from kdray.objectives.contract import (
     LOSS,
     Gather,
@@ -30,6 +29,7 @@ from kdray.objectives.mcld.instance import candidates_of, remember
 from kdray.objectives.mcld.queue import LogitQueue
 from kdray.objectives.mcld.rows import Inputs, Mask, Rows, as_inputs
 from kdray.objectives.registry import register
+from kdray.objectives.similarity import similarity_kl
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
@@ -133,4 +133,4 @@ class Sample(Objective):
             other = other & ~rows.same_class
         everyone = self._everyone(s)
         everyone = torch.cat([everyone, candidates[len(everyone) :]])
-        return gram_kl(s, t, everyone, candidates, other, self.options.temperature)
+        return similarity_kl(s, t, everyone, candidates, self.options.temperature, other)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdray.experiment.bounds import Count, NonNegative, Positive
@@ -19,15 +18,13 @@ from kdray.objectives.contract import (
     Targets,
 )
 from kdray.objectives.gather import gather_rows, own_rows
-from kdray.objectives.heads import off_diagonal, unit
+from kdray.objectives.heads import off_diagonal
 from kdray.objectives.mlp import MLPHead
 from kdray.objectives.registry import register
+from kdray.objectives.similarity import similarity_kl
 
 if TYPE_CHECKING:
     from kdray.models.outputs import Outputs
-
-_HIDDEN = -1e9
-"""Logit of what a softmax must not see: finite, so that the difference of two log-probabilities stays a number."""
 
 
 class CorrelationConfig(ObjectiveConfig):
@@ -42,29 +39,6 @@ class CorrelationConfig(ObjectiveConfig):
     temperature: Positive = 0.5
     min_views: Count = 4
     gather: Gather = "global"
-
-
-def similarity_kl(
-    student: Tensor,
-    teacher: Tensor,
-    student_columns: Tensor,
-    teacher_columns: Tensor,
-    temperature: float,
-    seen: Tensor | None = None,
-) -> Tensor:
-    """Mean over rows a of KL(softmax_j(cos(t_a, t_j) / tau) || softmax_j(cos(s_a, s_j) / tau)), no tau^2.
-
-    student [m, d_s], teacher [m, d_t]; their columns [n, d_s], [n, d_t]; `seen` bool [m, n] tells which columns a row
-    is compared with (None: all).
-    """
-
-    def log_p(rows: Tensor, columns: Tensor) -> Tensor:
-        logits = unit(rows) @ unit(columns).T / temperature
-        return F.log_softmax(logits if seen is None else logits.masked_fill(~seen, _HIDDEN), dim=1)
-
-    return F.kl_div(
-        log_p(student, student_columns), log_p(teacher, teacher_columns), reduction="batchmean", log_target=True
-    )
 
 
 @register("mlkd.correlation")
