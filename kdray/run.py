@@ -9,30 +9,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-from typing import NoReturn
 
 from rich.console import Console
 
+from kdray.cli import Parser, guarded
 from kdray.errors import ConfigError, KdrayError
 from kdray.experiment import Comparison, load_comparison, to_yaml
-
-INTERRUPTED = 130
-DEBUG = "KDRAY_DEBUG"  # set to anything: every error shows its traceback
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the command line in one line, as every other error."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, where="command line", fix="kdray --help lists what there is")
 
 
 def parser() -> Parser:
     """The command line."""
     cli = Parser(
-        prog="kdray", description="Run a distillation experiment. The same command again goes on where it stopped."
+        prog="kdray",
+        description="Run a distillation experiment. The same command again goes on where it stopped.",
+        epilog="kdray shard SOURCE DEST packs images, kdray data show URI looks at them; each has a --help of its own.",
     )
     cli.add_argument("experiment", nargs="?", help="the experiment's YAML file")
     cli.add_argument(
@@ -56,21 +47,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 2 bad input, 1 failed, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
-    try:
-        return command(parser().parse_args(arguments), arguments, console)
-    except KdrayError as error:
-        if os.environ.get(DEBUG):
-            traceback.print_exc()
-        print(f"kdray: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("kdray: stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:  # a bug: what to report must not be lost
-        traceback.print_exc()
-        print(f"kdray: unexpected {type(error).__name__}: {error} (its traceback stands above)", file=sys.stderr)
-        return 1
+    return guarded(lambda console: command(parser().parse_args(arguments), arguments, console))
 
 
 def command(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
