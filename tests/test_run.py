@@ -148,10 +148,14 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
             assert option in ("-h", "--help") or f"{option}" in readme, option
 
 
-def test_the_console_script_is_this_command() -> None:
+def test_the_console_script_runs_experiments(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, name = scripts["kdray"].partition(":")
-    assert getattr(import_module(module), name) is main
+    command = getattr(import_module(module), name)
+    assert command(["--print-config", str(lab.write())]) == 0
+    said = capsys.readouterr().out
+    assert main(["--print-config", str(lab.write())]) == 0
+    assert capsys.readouterr().out == said
 
 
 def test_a_run_id_names_the_record(lab: Lab) -> None:

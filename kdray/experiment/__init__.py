@@ -14,6 +14,7 @@ from kdray.experiment.load import (
     read_tree,
     to_yaml,
 )
+from kdray.experiment.pack_part import Pack
 from kdray.experiment.part import Part, digest_of
 from kdray.experiment.paths import get_path, set_path
 from kdray.experiment.schema import (
@@ -40,6 +41,7 @@ __all__ = [
     "LrRule",
     "ModelSpec",
     "Optimizer",
+    "Pack",
     "Part",
     "Schedule",
     "Student",

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from kdray.experiment.bounds import BelowOne, Count, Mean, Natural, Std, Text, Unit
 from kdray.experiment.freeform import Transforms
+from kdray.experiment.pack_part import Pack
 from kdray.experiment.part import OPERATIONAL, Part, both_or_none, refuse
 
 
@@ -38,6 +39,16 @@ def _none_where_zero(noise: LabelNoise | None) -> LabelNoise | None:
     return noise if noise is not None and noise.fraction else None  # one meaning, one digest
 
 
+def _has_a_goal(data: Data, pack: Pack) -> None:
+    if data.source is not None:
+        raise refuse(f"source {data.source} is packed by itself", "Remove pack, or write source: shards", ("pack",))
+    for split, goal in (("train", data.train), ("test", data.test)):
+        if goal is None and getattr(pack, split) is not None:
+            raise refuse(f"packs {split}, which data does not name", f"Add data.{split}: URI", ("pack", split))
+        if goal is not None and any(mark in goal.rpartition("/")[2] for mark in "*?["):
+            raise refuse("packs into a folder, not into a pattern", f"Name the folder in data.{split}", (split,), goal)
+
+
 class Data(Part):
     """Where the samples lie, how they are read, and what is done to their pixels.
 
@@ -45,13 +56,15 @@ class Data(Part):
     train held out by a hash of the sample id; of what is left, training takes `fraction` of every class, by a hash of
     the sample id and `fraction_seed`, and may be given wrong labels by `label_noise`. `limit` keeps the first rows of
     train and of validation, `test_limit` of test. `mean` and `std` are per RGB channel, of pixels in 0..1. `samples`
-    declares the train size for a plan made where the data cannot be reached.
+    declares the train size for a plan made where the data cannot be reached. `pack` says what the shards at `train` and
+    `test` are made of, where they are not there yet.
     """
 
     source: Annotated[Literal["digits", "cifar10", "cifar100", "shards"] | None, AfterValidator(_shards_is_none)] = None
     train: Text | None = None
     test: Text | None = None
     root: Text | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    pack: Pack | None = Field(default=None, json_schema_extra=OPERATIONAL)
     columns: Columns = Field(default_factory=Columns)
     classes: Count | None = None
     samples: Count | None = Field(default=None, json_schema_extra=OPERATIONAL)
@@ -83,4 +96,6 @@ class Data(Part):
                 problem = f"source {self.source} brings its own {key} set, so {getattr(self, key)} would do nothing"
                 raise refuse(problem, f"Remove {key}, or write source: shards", (key,))
         both_or_none(self)
+        if self.pack is not None:
+            _has_a_goal(self, self.pack)
         return self

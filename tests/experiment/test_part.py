@@ -126,6 +126,7 @@ def test_what_is_operational():
         "Experiment.name",
         "Experiment.cluster",
         "Experiment.storage",
+        "Data.pack",
         "Data.root",
         "Data.samples",
         "Data.mode",
