@@ -1,0 +1,1 @@
+"""Packing: any collection of images becomes shards that kdray streams."""
