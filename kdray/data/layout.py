@@ -42,6 +42,50 @@ class ShardInfo:
     row_groups: tuple[int, ...]
 
 
+def shard_name(split: str, number: int, count: int) -> str:
+    """The file name of shard `number` of `count`, as Hugging Face datasets write it."""
+    return f"{split}-{number:05d}-of-{count:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class ImageSizes:
+    """Sizes in pixels: (lowest, mean, highest) height and width, and quantiles of the shorter side.
+
+    `short_side` are pairs (quantile, pixels): that part of the images has a shorter side of at most so many pixels.
+    """
+
+    height: tuple[int, float, int]
+    width: tuple[int, float, int]
+    short_side: tuple[tuple[float, int], ...]
+
+
+class BadFile(NamedTuple):
+    """A file of the source that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a set was packed: from what kind of source (`source` is the digest of its listing), in which order, and what
+    was done to the images. `short_side` None: every image is as it was; else `reencoded` of them are not, `quality` is
+    their JPEG's, and `small` says what became of those that were small enough. `identity` is the digest of all that.
+    """
+
+    kind: str
+    source: str
+    identity: str
+    kdray: str
+    order: str
+    source_bytes: int
+    short_side: int | None = None
+    quality: int | None = None
+    small: str | None = None
+    encoder: str | None = None
+    reencoded: int = 0
+
+
 class Group(NamedTuple):
     """A row group: number of its shard, its number in the shard, its first dense row, its rows."""
 
@@ -55,7 +99,8 @@ class Group(NamedTuple):
 class Manifest:
     """A set of shards under the folder `folder`; rows are numbered densely over the shards in their order.
 
-    `mean` and `std` are per RGB channel of pixels in 0..1; `image_bytes` is the encoded size of all images.
+    `mean` and `std` are per RGB channel of pixels in 0..1; `image_bytes` is the encoded size of all images. `sizes`,
+    `bad` and `packing` are told by sets that `kdray shard` packed.
     """
 
     uri: str
@@ -69,6 +114,9 @@ class Manifest:
     image_bytes: int
     fingerprint: str
     class_counts: tuple[int, ...] | None = field(default=None, repr=False)
+    sizes: ImageSizes | None = field(default=None, repr=False)
+    bad: tuple[BadFile, ...] = field(default=(), repr=False)
+    packing: Packing | None = field(default=None, repr=False)
 
     @property
     def num_samples(self) -> int:

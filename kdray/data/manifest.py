@@ -44,9 +44,8 @@ def read_manifest(uri: str, columns: ColumnNames | None = None, classes: int | N
         manifest = from_json(written, found, wanted)
         return _check_classes(manifest, classes)
     if WRITING in found.others:
-        raise DataError(
-            "holds a set whose writing was cut off", where=found.folder, fix="Delete the folder and write the set again"
-        )
+        fix = "`kdray shard` goes on where it stopped; else delete the folder and write the set again"
+        raise DataError("holds a set whose writing was cut off", where=found.folder, fix=fix)
     if not found.picked:
         check_numbering(found)
     footers = read_footers(found, wanted)

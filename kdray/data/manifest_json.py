@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 from kdray.data.footers import Found
-from kdray.data.layout import ColumnNames, Manifest, ShardColumns, ShardInfo, Triple
+from kdray.data.layout import BadFile, ColumnNames, ImageSizes, Manifest, Packing, ShardColumns, ShardInfo, Triple
+from kdray.data.shard_file import ShardDigests
 from kdray.errors import DataError
 
 MANIFEST = "manifest.json"
-WRITING = "manifest.json.writing"  # stands while a set is being written to an object store
+WRITING = "manifest.json.writing"  # stands while a set is being written, and makes every reader refuse it
 FORMAT = "kdray_shards"
+PACKING = "kdray_packing"  # the format of a WRITING that `kdray shard` goes on from
 
 
-def to_json(manifest: Manifest, sha256: list[str]) -> dict[str, Any]:
-    """What `manifest.json` holds; `sha256` are the shards' digests."""
+def to_json(manifest: Manifest, digests: Sequence[ShardDigests]) -> dict[str, Any]:
+    """What `manifest.json` holds."""
+    shards = [
+        {**asdict(shard), "sha256": digest.sha256, "digests": digest.row_groups}
+        for shard, digest in zip(manifest.shards, digests, strict=True)
+    ]
+    packed = (
+        {}
+        if manifest.packing is None
+        else {
+            "image_sizes": None if manifest.sizes is None else asdict(manifest.sizes),
+            "packing": asdict(manifest.packing),
+            "bad_files": [bad._asdict() for bad in manifest.bad],
+        }
+    )
     return {
         "format": FORMAT,
         "version": 1,
@@ -30,7 +46,8 @@ def to_json(manifest: Manifest, sha256: list[str]) -> dict[str, Any]:
         "digest": manifest.fingerprint,
         "classes": manifest.class_names,
         "class_counts": manifest.class_counts,
-        "shards": [{**asdict(shard), "sha256": digest} for shard, digest in zip(manifest.shards, sha256, strict=True)],
+        **packed,
+        "shards": shards,
     }
 
 
@@ -48,6 +65,7 @@ def from_json(said: dict[str, Any], found: Found, wanted: ColumnNames) -> Manife
         counts = tuple(said["class_counts"]) if said["class_counts"] else None
         num_classes, digest, image_bytes = int(said["num_classes"]), str(said["digest"]), int(said["image_bytes"])
         mean, std = triple(said["mean"], where), triple(said["std"], where)
+        image_sizes, bad, packing = _packed(said)
     except (KeyError, TypeError, ValueError) as exc:
         raise DataError(f"is damaged: {exc!r}", where=where, fix="Write the set again") from exc
     for key in ("image", "label", "id"):
@@ -84,7 +102,32 @@ def from_json(said: dict[str, Any], found: Found, wanted: ColumnNames) -> Manife
         image_bytes=image_bytes,
         fingerprint=digest,
         class_counts=counts,
+        sizes=image_sizes,
+        bad=bad,
+        packing=packing,
     )
+
+
+def _packed(said: dict[str, Any]) -> tuple[ImageSizes | None, tuple[BadFile, ...], Packing | None]:
+    """What a packed set tells beside; a manifest of `write_shards`, or of an older kdray, does not."""
+    sizes, bad, packing = said.get("image_sizes"), said.get("bad_files", ()), said.get("packing")
+    known = {field.name for field in fields(Packing)}
+    return (
+        None
+        if sizes is None
+        else ImageSizes(
+            _low_mean_high(sizes["height"]),
+            _low_mean_high(sizes["width"]),
+            tuple((float(part), int(side)) for part, side in sizes["short_side"]),
+        ),
+        tuple(BadFile(str(file["path"]), str(file["reason"])) for file in bad),
+        None if packing is None else Packing(**{key: value for key, value in packing.items() if key in known}),
+    )
+
+
+def _low_mean_high(value: Sequence[Any]) -> tuple[int, float, int]:
+    low, mean, high = value
+    return int(low), float(mean), int(high)
 
 
 def triple(value: Any, where: str) -> Triple | None:

@@ -7,7 +7,6 @@ uploaded under a marker, `manifest.json` last, so that what a killed writer leav
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -16,13 +15,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from kdray.data.layout import Manifest, ShardColumns, ShardInfo, Triple
+from kdray.data.layout import Manifest, ShardColumns, ShardInfo, Triple, shard_name
 from kdray.data.manifest import read_manifest
-from kdray.data.manifest_json import MANIFEST, WRITING, to_json
+from kdray.data.manifest_json import MANIFEST, PACKING, WRITING, to_json
+from kdray.data.shard_file import RowDigest, ShardDigests, ShardWriter, shard_schema
 from kdray.errors import DataError, StoreError
 from kdray.store import Store
 from kdray.store.local import sync_folder, temporary_name
@@ -77,7 +75,7 @@ def write_shards(
         packer = _Packer(folder, split, names, shard_bytes, row_group_rows)
         packer.run(samples, place.uri)
         manifest = packer.finish(place.uri, mean, std)
-        content = to_json(manifest, packer.sha256)
+        content = to_json(manifest, packer.digests)
         Store(folder).write_json(MANIFEST, content)
         if local:
             return _move(folder, manifest)
@@ -115,48 +113,34 @@ class _Packer:
     rows: int = 0
     image_bytes: int = 0
     shards: list[ShardInfo] = field(default_factory=list)
-    sha256: list[str] = field(default_factory=list)
+    digests: list[ShardDigests] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
-    digest: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
+    content: RowDigest = field(default_factory=lambda: RowDigest(16))
 
     def run(self, samples: Iterable[Sample], dest: str) -> None:
-        buffer: list[Sample] = []
-        writer: pq.ParquetWriter | None = None
-        groups: list[int] = []
-        filled = 0
-        try:
+        with contextlib.ExitStack() as stack:
+            writer: ShardWriter | None = None
             for sample in samples:
                 self._take(sample, dest)
-                buffer.append(sample)
-                filled += len(sample.image)
-                if len(buffer) < self.row_group_rows and filled < self.shard_bytes:
-                    continue
-                writer = writer or self._open()
-                self._write(writer, buffer, groups)
-                if filled >= self.shard_bytes:
-                    self._close(writer, groups)
-                    writer, groups, filled = None, [], 0
-            if buffer:
-                writer = writer or self._open()
-                self._write(writer, buffer, groups)
+                writer = writer or stack.enter_context(self._open())
+                writer.add(sample.image, sample.label, sample.id)
+                if writer.image_bytes >= self.shard_bytes:
+                    self._close(writer)
+                    stack.close()
+                    writer = None
             if writer is not None:
-                closing, writer = writer, None
-                self._close(closing, groups)
-        finally:
-            if writer is not None:
-                with contextlib.suppress(OSError, pa.ArrowException):  # the first failure is the one to tell
-                    writer.close()
+                self._close(writer)
         if not self.shards:
             raise DataError("there are no samples to write", where=dest, fix="Check where they come from")
 
     def finish(self, uri: str, mean: Triple | None, std: Triple | None) -> Manifest:
         for number, shard in enumerate(self.shards):
-            name = f"{self.split}-{number:05d}-of-{len(self.shards):05d}.parquet"
+            name = shard_name(self.split, number, len(self.shards))
             os.rename(os.path.join(self.folder, shard.name), os.path.join(self.folder, name))
             self.shards[number] = replace(shard, name=name)
         classes = len(self.names) if self.names else len(self.counts)
         layout = [[shard.rows, shard.row_groups] for shard in self.shards]
-        self.digest.update(json.dumps([layout, self.names, classes, mean, std, self.split]).encode())
+        described = json.dumps([layout, self.names, classes, mean, std, self.split])
         return Manifest(
             uri=uri,
             folder=uri,
@@ -167,7 +151,7 @@ class _Packer:
             mean=mean,
             std=std,
             image_bytes=self.image_bytes,
-            fingerprint=self.digest.hexdigest(),
+            fingerprint=self.content.hexdigest(described),
             class_counts=tuple(self.counts + [0] * (classes - len(self.counts))),
         )
 
@@ -191,48 +175,17 @@ class _Packer:
         self.counts[label] += 1
         self.rows += 1
         self.image_bytes += len(sample.image)
-        self.digest.update(json.dumps([int(label), sample.id, len(sample.image)]).encode())
-        self.digest.update(sample.image)
+        self.content.add(sample.image, label, sample.id)
 
-    def _open(self) -> pq.ParquetWriter:
+    def _open(self) -> ShardWriter:
         id_type = pa.string() if self.id_type is str else pa.int64()
-        fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]
-        schema = pa.schema([*fields, ("id", id_type)] if self.has_ids else fields)
-        features: dict[str, Any] = {"image": {"_type": "Image"}, "label": {"dtype": "int64", "_type": "Value"}}
-        if self.names:
-            features["label"] = {"names": list(self.names), "_type": "ClassLabel"}
-        if self.has_ids:
-            features["id"] = {"dtype": str(id_type), "_type": "Value"}
-        told = json.dumps({"info": {"features": features}})
-        self.shards.append(ShardInfo(f"{len(self.shards)}.part", 0, 0, ()))
-        return pq.ParquetWriter(
-            os.path.join(self.folder, self.shards[-1].name),
-            schema.with_metadata({"huggingface": told}),
-            compression="none",  # encoded images do not shrink
-            use_dictionary=False,
-            write_statistics=["label"],
-        )
+        schema = shard_schema(self.names, id_type if self.has_ids else None)
+        return ShardWriter(os.path.join(self.folder, f"{len(self.shards)}.part"), schema, self.row_group_rows)
 
-    def _write(self, writer: pq.ParquetWriter, buffer: list[Sample], groups: list[int]) -> None:
-        images = pa.StructArray.from_arrays(
-            [pa.array([s.image for s in buffer], pa.binary()), pa.nulls(len(buffer), pa.string())], ["bytes", "path"]
-        )
-        columns = {"image": images, "label": pa.array(np.array([s.label for s in buffer], np.int64))}
-        if self.has_ids:
-            columns["id"] = pa.array([s.id for s in buffer], writer.schema.field("id").type)
-        writer.write_table(pa.table(columns, schema=writer.schema), row_group_size=len(buffer))
-        groups.append(len(buffer))
-        buffer.clear()
-
-    def _close(self, writer: pq.ParquetWriter, groups: list[int]) -> None:
-        writer.close()
-        path = os.path.join(self.folder, self.shards[-1].name)
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            self.sha256.append(hashlib.file_digest(file, "sha256").hexdigest())
-        self.shards[-1] = replace(
-            self.shards[-1], rows=sum(groups), bytes=os.path.getsize(path), row_groups=tuple(groups)
-        )
+    def _close(self, writer: ShardWriter) -> None:
+        info, digests = writer.close()
+        self.shards.append(info)
+        self.digests.append(digests)
 
 
 def _move(folder: str, manifest: Manifest) -> Manifest:
@@ -254,6 +207,8 @@ def _upload(folder: str, manifest: Manifest, content: dict[str, Any]) -> Manifes
     if MANIFEST in there:
         return _keep_same(manifest)
     if WRITING in there:  # a killed writer's rest
+        if store.read_json(WRITING).get("format") == PACKING:  # which can be gone on with
+            raise _occupied(manifest)
         for name in sorted(there - {WRITING}):
             if name.endswith(".parquet"):
                 store.delete(name)
