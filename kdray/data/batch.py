@@ -66,11 +66,11 @@ class EvalFeed(Protocol):
 def normalise(
     images: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float], dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return (images / 255 - mean) / std as `dtype` [n, 3, H, W], on the device and in the memory layout of `images`
-    uint8. `mean` and `std` are of pixels in 0..1.
+    """Return (images / 255 - mean) / std as `dtype` [n, 3, H, W], on the device and in the memory layout of `images`,
+    uint8 or float32 in 0..255. `mean` and `std` are of pixels in 0..1.
     """
     scale, bias = _constants(tuple(mean), tuple(std), images.device)
-    # One pass: read as uint8, worked out in float32, written in `dtype`.
+    # One pass: read as it is, worked out in float32, written in `dtype`.
     return torch.addcmul(bias, images, scale, out=torch.empty_like(images, dtype=dtype))
 
 

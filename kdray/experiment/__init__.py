@@ -14,6 +14,7 @@ from kdray.experiment.load import (
     read_tree,
     to_yaml,
 )
+from kdray.experiment.mix_part import Mix
 from kdray.experiment.pack_part import Pack
 from kdray.experiment.part import Part, digest_of
 from kdray.experiment.paths import get_path, set_path
@@ -39,6 +40,7 @@ __all__ = [
     "LabelNoise",
     "LinearProbe",
     "LrRule",
+    "Mix",
     "ModelSpec",
     "Optimizer",
     "Pack",

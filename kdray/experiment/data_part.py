@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdray.experiment.bounds import BelowOne, Count, Mean, Natural, Std, Text, Unit
 from kdray.experiment.freeform import Transforms
+from kdray.experiment.mix_part import Mix, false_is_off, none_where_off
 from kdray.experiment.pack_part import Pack
 from kdray.experiment.part import OPERATIONAL, Part, both_or_none, refuse
 
@@ -54,10 +55,10 @@ class Data(Part):
 
     `source` None (or shards, the same) means shards at the `train` and `test` URIs. `validation` is the fraction of
     train held out by a hash of the sample id; of what is left, training takes `fraction` of every class, by a hash of
-    the sample id and `fraction_seed`, and may be given wrong labels by `label_noise`. `limit` keeps the first rows of
-    train and of validation, `test_limit` of test. `mean` and `std` are per RGB channel, of pixels in 0..1. `samples`
-    declares the train size for a plan made where the data cannot be reached. `pack` says what the shards at `train` and
-    `test` are made of, where they are not there yet.
+    the sample id and `fraction_seed`, and may be given wrong labels by `label_noise`. `mix` mixes images in training.
+    `limit` keeps the first rows of train and of validation, `test_limit` of test. `mean` and `std` are per RGB
+    channel, of pixels in 0..1. `samples` declares the train size for a plan made where the data cannot be reached.
+    `pack` says what the shards at `train` and `test` are made of, where they are not there yet.
     """
 
     source: Annotated[Literal["digits", "cifar10", "cifar100", "shards"] | None, AfterValidator(_shards_is_none)] = None
@@ -77,6 +78,7 @@ class Data(Part):
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     fraction_seed: Natural = 0
     label_noise: Annotated[LabelNoise | None, AfterValidator(_none_where_zero)] = None
+    mix: Annotated[Mix | None, BeforeValidator(false_is_off), AfterValidator(none_where_off)] = None
     limit: Count | None = None
     test_limit: Count | None = None
     mean: Mean | None = None

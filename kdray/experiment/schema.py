@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from kdray.experiment.bounds import BelowOne, Count, Mean, Natural, NonNegative, Positive, Std, Text, Unit
 from kdray.experiment.data_part import Data
 from kdray.experiment.freeform import Objectives, Parameters, Transforms
+from kdray.experiment.mix_part import Mix, false_is_off, none_where_off
 from kdray.experiment.part import OPERATIONAL, Part, both_or_none, refuse
 from kdray.experiment.train_part import Optimizer, Train
 
@@ -45,10 +46,14 @@ def _cross_entropy() -> dict[str, dict[str, Any]]:
 
 
 class TeacherData(Part):
-    """What a teacher is pretrained on unlike the student, laid over the experiment's `data`; None is as there."""
+    """What a teacher is pretrained on unlike the student, laid over the experiment's `data`; None is as there.
+
+    `mix: false` mixes nothing.
+    """
 
     views: Count | None = None
     augment: Transforms | None = None
+    mix: Annotated[Mix | None, BeforeValidator(false_is_off)] = None
 
 
 class Teacher(ModelSpec):
@@ -166,13 +171,21 @@ class Experiment(Part):
         self._batch_divides(self.train, ("train",))
         if self.teacher is not None and self.teacher.train is not None:
             self._batch_divides(self.teacher.train, ("teacher", "train"))
+        if self.student is not None and self.data.mix is not None:
+            self._batch_pairs(self.train, ("train",))
+        if self.teacher is not None and self.teacher.weights is None and self.teacher_data.mix is not None:
+            own = self.teacher.train is not None
+            self._batch_pairs(self.teacher.train or self.train, ("teacher", "train") if own else ("train",))
         return self
 
     @property
     def teacher_data(self) -> Data:
         """`data` as the teacher is pretrained on it."""
         own = self.teacher.data if self.teacher is not None else TeacherData()
-        return self.data.model_copy(update={key: value for key, value in own if value is not None})
+        given = {key: value for key, value in own if value is not None}
+        if own.mix is not None:
+            given["mix"] = none_where_off(own.mix)
+        return self.data.model_copy(update=given)
 
     def _batch_divides(self, train: Train, at: tuple[str, ...]) -> None:
         workers = max(self.cluster.workers, 1)
@@ -184,3 +197,11 @@ class Experiment(Part):
             )
             fix = f"Give a multiple of {parts}: {f'{below} or ' if below else ''}{above}"
             raise refuse(problem, fix, (*at, "batch"))
+
+    def _batch_pairs(self, train: Train, at: tuple[str, ...]) -> None:
+        workers = max(self.cluster.workers, 1)
+        share = train.batch // workers
+        if share % 2:
+            problem = f"images are mixed in pairs, and a batch of {train.batch} is {share} of each of {workers} workers"
+            above = -(-train.batch // (16 * workers)) * 16 * workers
+            raise refuse(problem, f"Give a multiple of {16 * workers}, such as {above}", (*at, "batch"))

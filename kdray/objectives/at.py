@@ -47,6 +47,7 @@ class AT(Objective):
     provenance = "author-code"
     family = "features"
     source = "Zagoruyko and Komodakis, Attention Transfer, ICLR 2017 (arXiv 1612.03928)"
+    mixable = True
     options: ATConfig
 
     def __init__(self, options: ATConfig, setup: Setup) -> None:

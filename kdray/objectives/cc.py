@@ -39,6 +39,7 @@ class CC(Objective):
     provenance = "author-code"
     family = "relational"
     source = "Peng et al., ICCV 2019 (arXiv 1904.01802), as in RepDistiller"
+    mixable = True
     options: CCConfig
 
     def __init__(self, options: CCConfig, setup: Setup) -> None:

@@ -37,6 +37,7 @@ class CE(Objective):
     provenance = "paper"
     family = "supervised"
     source = "Label smoothing: Szegedy et al., CVPR 2016"
+    mixable = True
     options: CEConfig
 
     def __init__(self, options: CEConfig, setup: Setup) -> None:
@@ -56,4 +57,11 @@ class CE(Objective):
     ) -> dict[str, Tensor]:
         assert student.logits is not None
         rows = len(targets.labels) if self.options.views == "first" else len(student.logits)
-        return {LOSS: cross_entropy(student.logits[:rows], targets.row_labels[:rows], self.options.label_smoothing)}
+        logits, smoothing = student.logits[:rows], self.options.label_smoothing
+        loss = cross_entropy(logits, targets.row_labels[:rows], smoothing)
+        other = targets.row_mixed_labels
+        if targets.mixed is not None and other is not None:
+            # Linear in the target: the same as the entropy of the mixed and smoothed target.
+            share = targets.mixed.share
+            loss = share * loss + (1.0 - share) * cross_entropy(logits, other[:rows], smoothing)
+        return {LOSS: loss}

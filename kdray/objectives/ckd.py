@@ -43,6 +43,7 @@ class CKD(Objective):
     provenance = "author-code"
     family = "logits"
     source = "Zhu, Zhou, Zhu et al., CKD, arXiv 2404.14109; ZhouXinzzzzz/CKD"
+    mixable = True
     options: CKDConfig
 
     @classmethod

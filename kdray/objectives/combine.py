@@ -23,7 +23,7 @@ from kdray.objectives.contract import (
     StepInfo,
     Targets,
 )
-from kdray.objectives.registry import Entry, parse
+from kdray.objectives.registry import Entry, methods, parse
 from kdray.objectives.sharded import ShardedBank
 
 if TYPE_CHECKING:
@@ -169,6 +169,11 @@ class Composite(Objective):
         return total
 
     @classmethod
+    def takes_mixed(cls, options: Any) -> bool:
+        members = [(member, getattr(options, name)) for name, member in cls.members_of.items()]
+        return all(member.takes_mixed(inner) for member, inner in members if inner.weight > 0)
+
+    @classmethod
     def bank_bytes(cls, options: Any, setup: Setup) -> int:
         members = [(member, getattr(options, name)) for name, member in cls.members_of.items()]
         return sum(member.bank_bytes(inner, setup) for member, inner in members if inner.weight > 0)
@@ -251,9 +256,22 @@ def _check(entry: Entry, needs: Needs, setup: Setup, where: str) -> None:
         problem = f"it needs {needs.min_views} views of every image, and data.views is {setup.views}"
         key = "teacher.data.views" if where.startswith("teacher.") else "data.views"
         raise ConfigError(problem, where=where, fix=f"Set {key} to {needs.min_views}")
+    if setup.mixed and not entry.objective.takes_mixed(entry.options):
+        raise _not_mixable(entry, where)
     if needs.labels and (setup.labels is None or len(setup.labels) != setup.num_samples):
         given = "none" if setup.labels is None else str(len(setup.labels))
         raise ConfigError(f"it needs the labels of all {setup.num_samples} samples, and has {given}", where=where)
+
+
+def _not_mixable(entry: Entry, where: str) -> ConfigError:
+    key = "teacher.data.mix" if where.startswith("teacher.") else "data.mix"
+    if not entry.objective.method:
+        problem = f"its class does not say that it is sound on mixed images ({key})"
+        fix = f"Declare mixable = True where it compares both networks' outputs of an image, or write {key}: false"
+        return ConfigError(problem, where=where, fix=fix)
+    problem = f"it takes every image for one image of one class, and {key} mixes two"
+    others = ", ".join(name for name, cls in methods().items() if cls.takes_mixed(cls.config()))
+    return ConfigError(problem, where=where, fix=f"Write {key}: false, or use methods that take mixed images: {others}")
 
 
 def _nothing(parameters: Iterable[nn.Parameter], like: Tensor) -> Tensor:

@@ -126,7 +126,8 @@ class Setup:
     `num_samples` is the number of rows that `Targets.index` counts over, `labels` int64 [num_samples] their labels,
     -1 for a row that is not trained on (held out for validation, outside of `limit`): banks never draw it. `batch` is
     the global batch, `seed` what the initial banks are drawn from, so that all workers hold equal ones. `workers` is
-    what `bank_bytes` counts with, ahead of the run; in it the process group tells.
+    what `bank_bytes` counts with, ahead of the run; in it the process group tells. `mixed`: images will be mixed, see
+    `Mixed`.
     """
 
     num_classes: int
@@ -139,6 +140,7 @@ class Setup:
     seed: int
     views: int = 1
     workers: int = 1
+    mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,12 +154,28 @@ class StepInfo:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """What is known of the other halves of mixed images: int64 [B] `labels` of each one's partner.
+
+    Image i is `share` (in [0, 1]) of sample i, whose label is `Targets.labels[i]`, and the rest of its partner.
+    """
+
+    labels: Tensor
+    share: float
+
+
+@dataclass(frozen=True)
 class Targets:
-    """What is known of the local batch: `labels` int64 [B], `index` int64 [B]; networks see V*B rows, row = v*B + i."""
+    """What is known of the local batch: `labels` int64 [B], `index` int64 [B]; networks see V*B rows, row = v*B + i.
+
+    `mixed` is None where the images are as they are. Where it is not, teacher and student see the same mixed images,
+    and only an objective that is `mixable` sees these targets.
+    """
 
     labels: Tensor
     index: Tensor
     views: int = 1
+    mixed: Mixed | None = None
 
     @property
     def row_labels(self) -> Tensor:
@@ -168,6 +186,11 @@ class Targets:
     def row_index(self) -> Tensor:
         """The sample index of every row that the networks saw, int64 [V*B]."""
         return self.index if self.views == 1 else self.index.repeat(self.views)
+
+    @property
+    def row_mixed_labels(self) -> Tensor | None:
+        """The label of what is mixed into every row that the networks saw, int64 [V*B]; None for plain images."""
+        return None if self.mixed is None else self.mixed.labels.repeat(self.views)
 
 
 class Objective(nn.Module, ABC):
@@ -185,6 +208,10 @@ class Objective(nn.Module, ABC):
     family: ClassVar[str]
     source: ClassVar[str]
     method: ClassVar[str] = ""
+    mixable: ClassVar[bool] = False
+    """Whether it is sound on mixed images (`data.mix`), of which each has two labels and two row numbers. It is where
+    it compares both networks' outputs of the same image and does not read `Targets.labels`, or reads `Targets.mixed`
+    beside them. Where options decide, `takes_mixed` does."""
     revision: ClassVar[int] = 1
     """Raised when a default or the formula changes: what an earlier revision trained is not taken for this one's."""
 
@@ -201,6 +228,11 @@ class Objective(nn.Module, ABC):
     def needs(cls, options: Any) -> Needs:
         """What these options need; known before any network is built."""
         return NOTHING
+
+    @classmethod
+    def takes_mixed(cls, options: Any) -> bool:
+        """Whether these options are sound on mixed images, see `mixable`."""
+        return cls.mixable
 
     @classmethod
     def bank_bytes(cls, options: Any, setup: Setup) -> int:

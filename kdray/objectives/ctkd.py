@@ -59,6 +59,7 @@ class CTKD(Objective):
     provenance = "author-code"
     family = "logits"
     source = "Li et al., AAAI 2023, arXiv 2211.16231; zhengli97/CTKD"
+    mixable = True
     options: CTKDConfig
 
     def __init__(self, options: CTKDConfig, setup: Setup) -> None:

@@ -59,6 +59,7 @@ class DIST(Objective):
     provenance = "author-code"
     family = "logits"
     source = "Huang et al., NeurIPS 2022, arXiv 2205.10536; hunto/DIST_KD"
+    mixable = True
     options: DISTConfig
 
     @classmethod

@@ -36,6 +36,7 @@ class FitNet(Objective):
     provenance = "author-code"
     family = "features"
     source = "Romero et al., FitNets, ICLR 2015 (arXiv 1412.6550); form of RepDistiller and mdistiller"
+    mixable = True
     options: FitNetConfig
 
     def __init__(self, options: FitNetConfig, setup: Setup) -> None:

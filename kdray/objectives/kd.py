@@ -43,6 +43,7 @@ class KD(Objective):
     provenance = "paper"
     family = "logits"
     source = "Hinton, Vinyals, Dean, arXiv 1503.02531"
+    mixable = True
     options: KDConfig
 
     @classmethod

@@ -99,6 +99,7 @@ class MLD(Objective):
     provenance = "author-code"
     family = "logits"
     source = "Jin, Wang, Lin, CVPR 2023; Jin-Ying/Multi-Level-Logit-Distillation"
+    mixable = True
     options: MLDConfig
 
     @classmethod

@@ -59,6 +59,7 @@ class NST(Objective):
     provenance = "author-code"
     family = "features"
     source = "Huang and Wang, Like What You Like: Neuron Selectivity Transfer, 2017 (arXiv 1707.01219)"
+    mixable = True
     options: NSTConfig
 
     def __init__(self, options: NSTConfig, setup: Setup) -> None:

@@ -95,6 +95,7 @@ class OFD(Objective):
     provenance = "paper"
     family = "features"
     source = "Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019 (arXiv 1904.01866)"
+    mixable = True
     options: OFDConfig
 
     def __init__(self, options: OFDConfig, setup: Setup) -> None:

@@ -48,6 +48,7 @@ class PKT(Objective):
     provenance = "author-code"
     family = "relational"
     source = "Passalis and Tefas, ECCV 2018 (arXiv 1803.10837)"
+    mixable = True
     options: PKTConfig
 
     @classmethod

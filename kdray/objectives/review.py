@@ -86,6 +86,7 @@ class Review(Objective):
     provenance = "author-code"
     family = "features"
     source = "Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021 (arXiv 2104.09044)"
+    mixable = True
     options: ReviewConfig
 
     def __init__(self, options: ReviewConfig, setup: Setup) -> None:

@@ -119,6 +119,7 @@ class RKD(Objective):
     provenance = "author-code"
     family = "relational"
     source = "Park, Kim, Lu, Cho, CVPR 2019 (arXiv 1904.05068)"
+    mixable = True
     options: RKDConfig
 
     @classmethod

@@ -89,6 +89,7 @@ class SemCKD(Objective):
     provenance = "reconstruction"
     family = "features"
     source = "Chen et al., Cross-Layer Distillation with Semantic Calibration, AAAI 2021 (arXiv 2012.03236)"
+    mixable = True
     options: SemCKDConfig
 
     def __init__(self, options: SemCKDConfig, setup: Setup) -> None:

@@ -36,6 +36,7 @@ class SimKD(Objective):
     provenance = "author-code"
     family = "features"
     source = "Chen et al., CVPR 2022 (arXiv 2203.14001)"
+    mixable = True
     options: SimKDConfig
 
     def __init__(self, options: SimKDConfig, setup: Setup) -> None:

@@ -41,6 +41,7 @@ class SP(Objective):
     provenance = "paper"
     family = "relational"
     source = "Tung and Mori, ICCV 2019 (arXiv 1907.09682)"
+    mixable = True
     options: SPConfig
 
     def __init__(self, options: SPConfig, setup: Setup) -> None:

@@ -40,6 +40,7 @@ class SRD(Objective):
     provenance = "author-code"
     family = "features"
     source = "Miles and Mikolajczyk, AAAI 2024 (arXiv 2303.11098)"
+    mixable = True
     options: SRDConfig
 
     def __init__(self, options: SRDConfig, setup: Setup) -> None:

@@ -56,6 +56,7 @@ class SRRL(Objective):
     provenance = "paper"
     family = "features"
     source = "Yang, Martinez, Bulat, Tzimiropoulos, ICLR 2021 (arXiv 2003.04289)"
+    mixable = True
     options: SRRLConfig
 
     def __init__(self, options: SRRLConfig, setup: Setup) -> None:

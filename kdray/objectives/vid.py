@@ -70,6 +70,7 @@ class VID(Objective):
     provenance = "author-code"
     family = "features"
     source = "Ahn et al., Variational Information Distillation, CVPR 2019 (arXiv 1904.05835)"
+    mixable = True
     options: VIDConfig
 
     def __init__(self, options: VIDConfig, setup: Setup) -> None:

@@ -127,6 +127,7 @@ def dry_step(spec: StageSpec, student: ModelInfo, teacher: ModelInfo | None) -> 
         epochs=spec.train.epochs,
         seed=0,
         views=spec.data.views,
+        mixed=spec.data.mix is not None,
     )
     where = "teacher.objectives" if spec.name == "teacher" else "objectives"
     objectives = ObjectiveSet(spec.objectives, setup, where)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from kdray.data.batch import TrainFeed
-from kdray.experiment import Train
+from kdray.experiment import Mix, Train
 from kdray.models.outputs import Net
 from kdray.train.checkpoint import Checkpoints
 from kdray.train.precision import Precision
@@ -44,6 +44,7 @@ class Job:
     rank: int = 0
     world: int = 1
     deployed: Net | None = None
+    mix: Mix | None = None
 
     @property
     def network(self) -> Net:

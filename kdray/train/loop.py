@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdray.data.batch import Batch
+from kdray.data.mix import Mixer
 from kdray.errors import Interrupted, TrainingError
-from kdray.objectives.contract import StepInfo, Targets
+from kdray.objectives.contract import Mixed, StepInfo, Targets
 from kdray.train.agree import check_same_step, union
 from kdray.train.checkpoint import snapshot
 from kdray.train.ema import Ema
@@ -46,6 +48,7 @@ class Loop:
         self.optimizer = make_optimizer(self.train, [job.trainable])
         self.scaler = job.precision.scaler()
         self.ema = Ema(job.network, self.train.ema) if self.train.ema is not None else None
+        self.mixer = Mixer(job.mix, job.seed, job.train.batch, job.world) if job.mix is not None else None
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.bad_rows: frozenset[int] = frozenset()  # images that did not decode, met before a resume
@@ -207,13 +210,13 @@ class Loop:
             yield batch
 
     def _step(self, batch: Batch) -> None:
-        job, accumulate = self.job, self.train.accumulate
+        job = self.job
         set_seed(job.seed, self.step, job.rank)
         lr = lr_at(self.train, self.step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         info = StepInfo(epoch=self.step / self.steps_per_epoch, epochs=self.train.epochs, step=self.step, seed=job.seed)
-        total, parts = self._forward_backward(micro_batches(batch, accumulate), info)
+        total, parts = self._forward_backward(batch, info)
         if self.train.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(job.trainable.parameters(), self.train.clip_norm)
@@ -226,20 +229,33 @@ class Loop:
         if self.first_step_at is None:
             self.first_step_at = time.time()
 
-    def _forward_backward(self, pieces: list[Batch], info: StepInfo) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        job, needs, share = self.job, self.job.trainable.objectives.needs, 1 / len(pieces)
+    def _pieces(self, batch: Batch) -> Iterator[tuple[Batch, Mixed | None]]:
+        """The micro-batches of a local batch. Partners are found before it is cut, so that cutting changes no image."""
+        pieces = micro_batches(batch, self.train.accumulate)
+        height, width = batch.images.shape[-2:]
+        mixture = self.mixer.draw(self.epoch, self.batch, (height, width)) if self.mixer else None
+        if mixture is None:
+            yield from ((piece, None) for piece in pieces)
+            return
+        for piece, other in zip(pieces, micro_batches(mixture.partners(batch), len(pieces)), strict=True):
+            images = mixture.apply(piece.images, other.images)
+            yield replace(piece, images=images), Mixed(other.labels, mixture.share)
+
+    def _forward_backward(self, batch: Batch, info: StepInfo) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        job, needs, cuts = self.job, self.job.trainable.objectives.needs, self.train.accumulate
+        share = 1 / cuts
         totals: torch.Tensor | None = None
         sums: dict[str, torch.Tensor] = {}
-        for number, piece in enumerate(pieces):
+        for number, (piece, mixed) in enumerate(self._pieces(batch)):
             images = job.pixels.prepare(piece.images, job.precision)
             teacher = None
             if job.teacher is not None:
                 same = job.teacher.pixels == job.pixels
                 seen = images if same else job.teacher.pixels.prepare(piece.images, job.precision)
                 teacher = job.teacher(seen, stages=needs.stages, preact=needs.preact)
-            targets = Targets(labels=piece.labels, index=piece.index, views=piece.views)
+            targets = Targets(labels=piece.labels, index=piece.index, views=piece.views, mixed=mixed)
             head = [job.teacher.head if job.teacher else None]
-            last = number == len(pieces) - 1
+            last = number == cuts - 1
             hold = contextlib.nullcontext() if last or job.world == 1 else self.wrapped.no_sync()  # type: ignore[operator]
             with hold:
                 with job.precision.autocast():

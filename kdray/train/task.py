@@ -26,7 +26,7 @@ class Pixels:
     std: tuple[float, float, float]
 
     def prepare(self, images: torch.Tensor, precision: Precision) -> torch.Tensor:
-        """Normalise uint8 [n, 3, H, W] into the format that the forward pass runs in."""
+        """Normalise uint8 [n, 3, H, W] (mixed: float32 in 0..255) into the format that the forward pass runs in."""
         return normalise(images, self.mean, self.std, precision.dtype)
 
 

@@ -128,6 +128,7 @@ class StageWorker:
                 seed=stage.seed,
                 views=stage.data.views,
                 workers=self.world,
+                mixed=stage.data.mix is not None,
             ),
         ).to(self.device)
         feed = train_feed(
@@ -159,6 +160,7 @@ class StageWorker:
                 rank=self.rank,
                 world=self.world,
                 deployed=deployed,
+                mix=stage.data.mix,
             )
         )
         try:

@@ -127,6 +127,10 @@ class SemanticSimilarity(Objective):
         return Needs(teacher_pooled=not maps, stages=maps)
 
     @classmethod
+    def takes_mixed(cls, options: SemanticSimilarityConfig) -> bool:
+        return options.form != "centroid_kl"  # centroids are means over the labels
+
+    @classmethod
     def bank_bytes(cls, options: SemanticSimilarityConfig, setup: Setup) -> int:
         if options.form != "centroid_kl" or setup.teacher is None:
             return 0

@@ -89,6 +89,10 @@ class Category(Objective):
     def needs(cls, options: CategoryConfig) -> Needs:
         return Needs(teacher_logits=True)
 
+    @classmethod
+    def takes_mixed(cls, options: CategoryConfig) -> bool:
+        return options.classes == "all"  # else the labels say which
+
     def forward(
         self,
         targets: Targets,

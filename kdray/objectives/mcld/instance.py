@@ -82,6 +82,10 @@ class Instance(Objective):
         return Needs(teacher_logits=True, index=True)
 
     @classmethod
+    def takes_mixed(cls, options: InstanceConfig) -> bool:
+        return options.mask == "none" and not options.queue  # masks and queue go by labels and row numbers
+
+    @classmethod
     def bank_bytes(cls, options: InstanceConfig, setup: Setup) -> int:
         return LogitQueue.bytes(options.queue, setup.num_classes)
 

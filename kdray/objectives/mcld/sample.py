@@ -92,6 +92,10 @@ class Sample(Objective):
         return Needs(teacher_logits=True, index=True)
 
     @classmethod
+    def takes_mixed(cls, options: SampleConfig) -> bool:
+        return options.masked == "none" and not options.queue  # masks and queue go by labels and row numbers
+
+    @classmethod
     def bank_bytes(cls, options: SampleConfig, setup: Setup) -> int:
         return LogitQueue.bytes(options.queue, setup.num_classes)
 

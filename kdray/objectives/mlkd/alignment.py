@@ -67,6 +67,7 @@ class Alignment(Objective):
     provenance = "author-code"
     family = "features"
     source = "MLKD / DLKD: Ding et al., arXiv 2012.00573, TNNLS 2024"
+    mixable = True
     options: AlignmentConfig
 
     def __init__(self, options: AlignmentConfig, setup: Setup) -> None:

@@ -49,6 +49,7 @@ class Correlation(Objective):
     provenance = "author-code"
     family = "relational"
     source = "MLKD / DLKD: Ding et al., arXiv 2012.00573, TNNLS 2024; its views from SSKD, ECCV 2020"
+    mixable = True
     options: CorrelationConfig
 
     def __init__(self, options: CorrelationConfig, setup: Setup) -> None:
