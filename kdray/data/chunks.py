@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from kdray.data.decode import BadImage
 from kdray.data.manifest import Manifest
 from kdray.errors import DataError
 
-Mapper = Callable[[Callable[[int], list[np.ndarray] | str], Iterable[int]], Iterable[list[np.ndarray] | str]]
+Shape = tuple[int, ...]
+Mapper = Callable[[Callable[[int], list[Shape] | str], Iterable[int]], Iterable[list[Shape] | str]]
 
 
 @dataclass(frozen=True)
@@ -75,31 +77,53 @@ def build_chunk(
     """
     views = range(recipe.views)
     draws = [recipe.augment.draw(recipe.seed, recipe.epoch, ids, view) for view in views]
+    pixels_of = _Pixels(recipe.views, len(labels))
 
-    def one(i: int) -> list[np.ndarray] | str:
+    def one(i: int) -> list[Shape] | str:
         try:
             image = pixels(i)
         except BadImage as error:
             return str(error) or "does not decode"
         try:
-            return [recipe.augment.apply(image, draws[view][i], view) for view in views]
+            return [pixels_of.put(view, i, recipe.augment.apply(image, draws[view][i], view)) for view in views]
         except DataError as error:
             where = f"{recipe.augment.where}: {error.where} on {recipe.manifest.position(int(index[i]))}"
             raise DataError(error.problem, where=where, fix=error.fix) from error
 
     done = list(mapper(one, range(len(labels))))
-    first = next((i for i, views_of in enumerate(done) if not isinstance(views_of, str)), None)
-    shape = (0, 0, 3) if first is None else done[first][0].shape  # type: ignore[union-attr]
-    images = np.empty((recipe.views, len(labels), *shape), dtype=np.uint8)
+    shapes = [(i, shape) for i, result in enumerate(done) if not isinstance(result, str) for shape in result]
+    for i, shape in shapes:
+        if shape != shapes[0][1]:
+            first, size = shapes[0]
+            raise sizes_differ(recipe, (int(index[first]), size), (int(index[i]), shape))
+    images = pixels_of.images
+    if images is None:
+        images = np.empty((recipe.views, len(labels), 0, 0, 3), dtype=np.uint8)
     for i, result in enumerate(done):
         if isinstance(result, str):
             images[:, i] = 0
-            continue
-        for view in views:
-            if result[view].shape != shape:
-                raise sizes_differ(recipe, (int(index[first or 0]), shape), (int(index[i]), result[view].shape))
-            images[view, i] = result[view]
     return Chunk(images, labels, ids, index, [result if isinstance(result, str) else "" for result in done])
+
+
+class _Pixels:
+    """The memory of a chunk's pixels, made when the first image tells how large. Each image is copied into it as soon
+    as it is done: to keep a chunk's images apart until the last one costs a page fault for every 4 KiB of them.
+    """
+
+    def __init__(self, views: int, rows: int) -> None:
+        self.images: np.ndarray | None = None
+        self._views, self._rows = views, rows
+        self._making = Lock()
+
+    def put(self, view: int, row: int, image: np.ndarray) -> Shape:
+        """Take up uint8 [H, W, 3] where it has the size of the first; return the size that it has."""
+        if self.images is None:
+            with self._making:
+                if self.images is None:
+                    self.images = np.empty((self._views, self._rows, *image.shape), dtype=np.uint8)
+        if image.shape == self.images.shape[2:]:
+            self.images[view, row] = image
+        return image.shape
 
 
 def sizes_differ(recipe: Recipe, *rows: tuple[int, tuple[int, ...]]) -> DataError:

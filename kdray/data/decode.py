@@ -9,6 +9,7 @@ it to white.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 1 << 26  # 192 MiB decoded; also below where Pillow starts to warn of decompression bombs
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of Pillow's many, no format that runs a program
 _PNG = b"\x89PNG\r\n\x1a\n"
+_SPECIAL = re.compile(b"tRNS|acTL|gAMA|iCCP")
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _CHUNK = 64
 
@@ -93,8 +95,7 @@ def _plain_png(data: bytes) -> tuple[int, int] | None:
     """
     if data[:8] != _PNG or data[12:16] != b"IHDR" or data[24:26] != b"\x08\x02" or data[-8:-4] != b"IEND":
         return None
-    head = data[33 : data.find(b"IDAT")]
-    if any(chunk in head for chunk in (b"tRNS", b"acTL", b"gAMA", b"iCCP")):
+    if _SPECIAL.search(data, 33, max(33, data.find(b"IDAT"))):
         return None
     return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
 

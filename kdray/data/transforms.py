@@ -1,4 +1,4 @@
-"""The transforms: crops, flips, turns and resizes of uint8 images in OpenCV, with torchvision's geometry."""
+"""The transforms: crops, flips, turns and resizes of uint8 images, with torchvision's geometry."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from kdray.data.ops import Op, Size, register
+from kdray.data.resize import resize_to
 from kdray.errors import DataError
 from kdray.experiment.bounds import Count, Natural, Positive, Unit
 from kdray.experiment.part import refuse
@@ -24,15 +25,6 @@ def _pair(value: Any) -> Any:
 
 
 Range = Annotated[tuple[Positive, Positive], BeforeValidator(_pair)]
-
-
-def resize_to(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resize uint8 [H, W, 3]: by area when both sides shrink (no aliasing), else bilinear."""
-    height, width = image.shape[:2]
-    if (height, width) == size:
-        return image
-    shrinks = size[0] <= height and size[1] <= width
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 @register("pad_crop")
@@ -60,6 +52,11 @@ class PadCrop(Op):
         Raises:
             DataError: the padded image is smaller than the crop.
         """
+        top, left = (np.floor(u[..., i] * (room + 1)).astype(np.int64) for i, room in enumerate(self.rooms(size)))
+        return top, left
+
+    def rooms(self, size: Size) -> Size:
+        """How far down and right a crop can begin in the padded image, for images of `size`; DataError as `corners`."""
         height, width = self.crop(size)
         rooms = size[0] + 2 * self.padding - height, size[1] + 2 * self.padding - width
         if min(rooms) < 0:
@@ -68,8 +65,7 @@ class PadCrop(Op):
                 where="pad_crop",
                 fix="Raise padding, or resize before",
             )
-        top, left = (np.floor(u[..., i] * (room + 1)).astype(np.int64) for i, room in enumerate(rooms))
-        return top, left
+        return rooms
 
     def crop(self, size: Size) -> Size:
         """Size of the crop for images of `size`."""
@@ -77,8 +73,9 @@ class PadCrop(Op):
 
     def apply(self, image: np.ndarray, u: np.ndarray) -> np.ndarray:
         size = (image.shape[0], image.shape[1])
-        top, left = (int(v) for v in self.corners(u, size))
         height, width = self.crop(size)
+        (room_y, room_x), (down, right) = self.rooms(size), u.tolist()
+        top, left = int(down * (room_y + 1)), int(right * (room_x + 1))
         return self.pad(image)[top : top + height, left : left + width]
 
     def output_size(self, size: Size | None) -> Size | None:
@@ -97,7 +94,7 @@ class Flip(Op):
         return u[..., 0] < self.p
 
     def apply(self, image: np.ndarray, u: np.ndarray) -> np.ndarray:
-        return cv2.flip(image, 1) if self.flips(u) else image
+        return cv2.flip(image, 1) if u[0] < self.p else image
 
 
 @register("rot90")
