@@ -39,7 +39,7 @@ from harness import children
 from kdray.pipeline.record import hardware, now, versions
 
 HERE = Path(__file__).parent
-BATCH, PASSES = 64, 2
+PASSES = 2
 ARM_TIMEOUT_S = 300
 PSS_EVERY_S = 0.5
 
@@ -117,7 +117,7 @@ def _environment(extra: str) -> dict[str, str]:
 def measure(arm: Arm, root: str, images: int, cpus: list[int], args: argparse.Namespace, server: Server | None) -> dict:
     """Run one arm once: what it says of its second pass, with the peak memory of its first."""
     command = [sys.executable, str(HERE / "data_arms" / f"{arm.script}.py"), "--root", root, "--images", str(images)]
-    command += ["--batch", str(BATCH), "--passes", str(PASSES), "--seed", str(args.seed), "--option", arm.option]
+    command += ["--batch", str(args.batch), "--passes", str(PASSES), "--seed", str(args.seed), "--option", arm.option]
     command += ["--cpus", ",".join(map(str, cpus)), "--started", repr(time.time())]
     environment = _environment(args.extra)
     if server is not None:
@@ -140,16 +140,16 @@ def measure(arm: Arm, root: str, images: int, cpus: list[int], args: argparse.Na
             errors.seek(0)
             raise SystemExit(f"{' '.join(command)}\nended with {code}:\n{errors.read()[-3000:]}")
     warm, timed = lines[0], lines[-1]
-    check(warm, timed, images, len(cpus))
+    check(warm, timed, images, args.batch * len(cpus))
     kept = {key: timed[key] for key in timed if key != "pass"}
     kept |= {key: warm[key] for key in ("shapes", "dtypes", "mean", "command_to_first_batch_s")}
     return kept | {"ready_to_first_batch_s": warm["first_batch_s"], "peak_pss_mb": max(peak, default=0) / 1e6}
 
 
-def check(warm: dict, timed: dict, images: int, cores: int) -> None:
-    """Each pass holds every image, but for batches that are not full; each batch is what a network takes."""
+def check(warm: dict, timed: dict, images: int, slack: int) -> None:
+    """Each pass holds every image, but for fewer than `slack` that fill no batch; each batch is a network's input."""
     for one in (warm, timed):
-        if not images - BATCH * cores < one["images"] <= images:
+        if not images - slack < one["images"] <= images:
             raise SystemExit(f"a pass gave {one['images']} of {images} images")
     if warm["shapes"] != [[3, 224, 224]] or len(warm["dtypes"]) != 1:
         raise SystemExit(f"batches of {warm['shapes']}, {warm['dtypes']}")
@@ -262,7 +262,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 def start_record(args: argparse.Namespace) -> dict[str, Any]:
     """The record at `--out` when it was measured with the same settings, else a new one."""
-    settings = {"images": args.images, "batch": BATCH, "passes": PASSES, "short_side": data_layouts.SHORT_SIDE}
+    settings = {"images": args.images, "batch": args.batch, "passes": PASSES, "short_side": data_layouts.SHORT_SIDE}
     settings |= {"quality": data_layouts.QUALITY, "shard_bytes": data_layouts.SHARD_BYTES}
     found = versions()
     for package in ("webdataset", "litdata", "pillow"):
@@ -295,6 +295,7 @@ def main() -> None:
     cli.add_argument("--data", help="shards of real photographs; without them, scikit-learn's two are the sources")
     cli.add_argument("--work", type=Path, default=Path(tempfile.gettempdir(), "kdray-bench-data"))
     cli.add_argument("--images", type=int, default=4000)
+    cli.add_argument("--batch", type=int, default=64)
     cli.add_argument("--rounds", type=int, default=2)
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--only", type=lambda text: text.split(","), default=list(ARMS), metavar="ARM,ARM")
