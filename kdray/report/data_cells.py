@@ -1,0 +1,158 @@
+"""The rows and columns of a data set's contact sheet: what is stored, and the very pixels that networks are given."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kdray.data.augment import Augment, build_augment, build_transform
+from kdray.data.chunks import Recipe
+from kdray.data.reader import Rows
+from kdray.data.threads import decode_rows
+from kdray.errors import DataError
+from kdray.experiment.explain import show
+from kdray.report.contact_sheet import Cell, Column, Row, Sheet
+from kdray.report.data_sample import read_header
+from kdray.report.data_subject import Subject, Way
+from kdray.report.text import size
+
+MOST_VIEWS = 8
+CELLS_A_WAY = 4  # epochs times views that are aimed at; half of it where there are several ways
+
+
+class Looks:
+    """Computes the pictures of rows; `sizes_of` notes what sizes came out, by what is done to them."""
+
+    def __init__(self, subject: Subject, epoch: int) -> None:
+        self.subject = subject
+        self.epoch = epoch
+        self.evaluation = build_transform(subject.data.eval_transform)
+        self.augments = [build_augment(way.data.augment, views=way.data.views) for way in subject.ways]
+        self.sizes_of: dict[str, set[tuple[int, int]]] = {}
+
+    def columns(self) -> list[Column]:
+        """What the cells of a row are, in their order."""
+        evaluation = [Column("evaluation")] if self.evaluation.ops else []
+        columns = [Column("stored" if evaluation else "stored, and so evaluated"), *evaluation]
+        for way, augment in zip(self.subject.ways, self.augments, strict=True):
+            for epoch in self._epochs(way, augment):
+                for view in range(min(way.data.views, MOST_VIEWS)):
+                    said = f"epoch {epoch}" + (f", view {view}" if way.data.views > 1 else "")
+                    columns.append(Column(said, f"training: {way.name}" if way.name else "training"))
+        return columns
+
+    def cells(self, row: Rows) -> list[Cell]:
+        """The pictures of the one row that `row` holds."""
+        manifest = self.subject.manifest
+        header = read_header(row.images[0])
+        kind = f"{header.format} {header.mode}, " if header else ""
+        plain = self._pictures("stored", row, Recipe(manifest, Augment(())))
+        cells = [_captioned(cell, f"{kind}{size(len(row.images[0]))}") for cell in plain]
+        if self.evaluation.ops:
+            cells += self._pictures("data.eval_transform", row, Recipe(manifest, self.evaluation))
+        for way, augment in zip(self.subject.ways, self.augments, strict=True):
+            for epoch in self._epochs(way, augment):
+                recipe = Recipe(manifest, augment, self.subject.seed, epoch, way.data.views)
+                cells += self._pictures("data.augment", row, recipe)[:MOST_VIEWS]
+        return cells
+
+    def _epochs(self, way: Way, augment: Augment) -> list[int]:
+        if not augment.ops and way.data.views == 1:
+            return []  # as it is stored
+        aim = CELLS_A_WAY if len(self.subject.ways) == 1 else CELLS_A_WAY // 2
+        return list(range(self.epoch, self.epoch + (max(1, aim // way.data.views) if augment.random else 1)))
+
+    def _pictures(self, what: str, row: Rows, recipe: Recipe) -> list[Cell]:
+        """A cell for every view, by the function that the feeds decode and augment with."""
+        try:
+            chunk = decode_rows(row, recipe)
+        except DataError as error:  # training stops there; here the other rows are worth seeing
+            return [Cell(None, reason=f"{what}: {error.problem}")] * recipe.views
+        if chunk.reasons[0]:
+            return [Cell(None, reason=chunk.reasons[0])] * recipe.views
+        pictures = [chunk.images[view, 0] for view in range(recipe.views)]
+        self.sizes_of.setdefault(what, set()).update((image.shape[1], image.shape[0]) for image in pictures)
+        return [Cell(image, f"{image.shape[1]} x {image.shape[0]}") for image in pictures]
+
+
+def make_sheet(subject: Subject, rows: Rows, names: dict[int, str], epoch: int) -> Sheet:
+    """The sheet of `rows`; `names` are the ids of dense rows as people know them, where that is not their number."""
+    looks = Looks(subject, epoch)
+    columns = tuple(looks.columns())
+    made = tuple(_row(subject, looks, _one(rows, i), names) for i in range(len(rows)))
+    split = f", {subject.split}" if subject.split else ""
+    return Sheet(
+        title=f"{subject.name}{split}: {len(rows)} of {len(subject.part)} images",
+        columns=columns,
+        rows=made,
+        legend=tuple(legend(subject)),
+        warnings=tuple(size_warnings(subject, looks.sizes_of)),
+    )
+
+
+def legend(subject: Subject) -> list[str]:
+    """What is done to the images, in lines."""
+    lines = [subject.manifest.uri]
+    if subject.data.eval_transform:
+        lines.append(f"evaluation: {transforms_text(subject.data.eval_transform)}")
+    for way in subject.ways:
+        name = f"training ({way.name})" if way.name else "training"
+        views = f"; {way.data.views} views" if way.data.views > 1 else ""
+        lines.append(f"{name}: {transforms_text(way.data.augment)}{views}")
+    lines.append(f"then normalised: {normalisation_text(subject)}" + (f"; seed {subject.seed}" if subject.ways else ""))
+    return lines
+
+
+def size_warnings(subject: Subject, sizes_of: dict[str, set[tuple[int, int]]]) -> list[str]:
+    """What cannot be put in one batch, among what was made."""
+    warnings = []
+    for key, sizes in sizes_of.items():
+        untouched = key == "stored" and not subject.data.eval_transform
+        if len(sizes) > 1 and (key != "stored" or untouched):
+            few = ", ".join(f"{w} x {h}" for w, h in sorted(sizes)[:4]) + (", ..." if len(sizes) > 4 else "")
+            what = "images have several sizes" if untouched else f"{key}: images come out in several sizes"
+            fix = (
+                "a network needs one: end with random_resized_crop in augment, resize and center_crop in eval_transform"
+            )
+            warnings.append(f"{what} ({few}), and {fix}")
+    return warnings
+
+
+def transforms_text(entries: list[str | dict[str, dict]]) -> str:
+    """A list of transforms in a line of text."""
+    parts = []
+    for entry in entries:
+        if isinstance(entry, str):
+            parts.append(entry)
+            continue
+        for name, parameters in entry.items():
+            parts.append(f"{name}({', '.join(f'{key}: {show(value)}' for key, value in parameters.items())})")
+    return ", then ".join(parts) or "as stored"
+
+
+def normalisation_text(subject: Subject) -> str:
+    """mean and std, and where they come from."""
+    mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (subject.mean, subject.std))
+    return f"mean {mean}, std {std} ({subject.mean_from})"
+
+
+def _row(subject: Subject, looks: Looks, row: Rows, names: dict[int, str]) -> Row:
+    index, stored = int(row.index[0]), int(row.labels[0])
+    label = int(subject.trained[index])
+    name = subject.class_name(label)
+    wrong = () if label == stored else (f"trained as label {label}; stored as {stored} ({subject.class_name(stored)})",)
+    shard, _, position = subject.manifest.position(index).rpartition(" row ")
+    return Row(
+        title=name,
+        cells=tuple(looks.cells(row)),
+        lines=(f"label {label}", shard, f"row {position}", f"id {names.get(index, row.ids[0])}"),
+        warnings=wrong,
+    )
+
+
+def _captioned(cell: Cell, more: str) -> Cell:
+    return Cell(cell.pixels, f"{cell.caption}, {more}" if cell.caption else more, cell.reason)
+
+
+def _one(rows: Rows, i: int) -> Rows:
+    at = np.array([i])
+    return Rows([rows.images[i]], rows.labels[at], rows.ids[at], rows.index[at])
