@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def missing(arm: Arm, extra: str) -> bool:
 
 
 def _environment(extra: str) -> dict[str, str]:
-    path = os.pathsep.join(part for part in (str(HERE.parent), extra, os.environ.get("PYTHONPATH", "")) if part)
+    path = os.pathsep.join(part for part in (str(HERE.parent), os.environ.get("PYTHONPATH", ""), extra) if part)
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "RAY_AUTH_MODE": "token"}
 
 
@@ -266,8 +266,8 @@ def start_record(args: argparse.Namespace) -> dict[str, Any]:
     settings |= {"quality": data_layouts.QUALITY, "shard_bytes": data_layouts.SHARD_BYTES}
     found = versions()
     for package in ("webdataset", "litdata", "pillow"):
-        path = [args.extra, *sys.path] if args.extra else sys.path
-        found |= {one.name: one.version for one in importlib.metadata.distributions(name=package, path=path)}
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
     fresh = {
         "command": "benchmarks/data.py",
         "data": "--data: a small set of photographs, repeated; photos: JPEGs made of it (benchmarks/photos.py)",
@@ -310,6 +310,8 @@ def main() -> None:
         cli.error(f"no arm {unknown[0]}; there are {', '.join(ARMS)}")
     if max(args.cores) > len(os.sched_getaffinity(0)):
         cli.error(f"this machine has {len(os.sched_getaffinity(0))} cores")
+    if args.extra:
+        sys.path.append(args.extra)  # last: what is installed comes first
     record = start_record(args)
     rounds(args, record)
     _write(args.out, record)

@@ -3,6 +3,7 @@
 python benchmarks/table.py results                # docs/results.md
 python benchmarks/table.py methods                # docs/results.md, every method
 python benchmarks/table.py performance            # docs/performance.md
+python benchmarks/table.py data                   # docs/performance.md, the data path
 python benchmarks/table.py objectives             # docs/objectives.md
 python benchmarks/table.py gradient_relation      # docs/methods/clmkd.md
 """
@@ -145,10 +146,82 @@ def gradient_relation() -> list[str]:
     return lines
 
 
+DATA_GOALS = (
+    ("original bytes, Ray / DataLoader", "kdray_ray / loader", 1.3),
+    ("original bytes, threads / DataLoader", "kdray_threads / loader", 1.3),
+    ("original bytes, Ray / Ray Data as documented", "kdray_ray / ray_documented", 3.0),
+    ("packed, Ray / DataLoader on the originals", "kdray_ray_packed / loader", 3.0),
+    ("packed, threads / DataLoader on the originals", "kdray_threads_packed / loader", 3.0),
+    ("original bytes, Ray / bare", "kdray_ray / bare", 0.75),
+    ("original bytes, threads / bare", "kdray_threads / bare", 0.75),
+    ("packed, Ray / bare", "kdray_ray_packed / bare_packed", 0.75),
+    ("packed, threads / bare", "kdray_threads_packed / bare_packed", 0.75),
+    ("S3 / local, Ray", "kdray_ray_s3 / kdray_ray", 0.9),
+    ("S3 / local, threads", "kdray_threads_s3 / kdray_threads", 0.9),
+    ("CPU seconds an image without the server's, local / S3, Ray", "CPU an image: kdray_ray / kdray_ray_s3", 0.9),
+    ("start to first batch, Ray / Ray Data as documented", "start to first batch: kdray_ray / ray_documented", -1.5),
+)
+"""What is held against which goal; a negative goal is one to stay below."""
+
+
+def data() -> list[str]:
+    """The data path: what was aimed at and reached, and the medians of every arm, from the `data-*.json` records."""
+    lines: list[str] = []
+    for path in sorted(RECORDS.glob("data-*.json")):
+        record = json.loads(path.read_text())
+        hardware, measured = record["hardware"], record["measured"]
+        places = [(name, cores) for name, by_cores in measured.items() for cores, case in by_cores.items() if case]
+        counts = {name: _median(next(iter(measured[name][cores].values())), "images") for name, cores in places}
+        sizes = ", ".join(f"{name}: {count:,.0f} images a pass" for name, count in counts.items())
+        served = f"; S3: {record['server']}" if "server" in record else ""
+        lines += [f"`{path.name}`: {hardware['cpu']}, {hardware['cpus']} CPUs, torch {record['versions']['torch']}; "]
+        lines[-1] += f"{sizes}{served}"
+        lines += ["", "| kdray | goal | " + " | ".join(f"{name}, {_cores(cores)}" for name, cores in places) + " |"]
+        lines += ["|---|---|" + "---|" * len(places)]
+        for title, key, goal in DATA_GOALS:
+            values = [record["ratios"].get(name, {}).get(cores, {}).get(key) for name, cores in places]
+            if any(value is not None for value in values):
+                bound = f"≥ {goal:g}" if goal > 0 else f"≤ {-goal:g}"
+                lines.append(f"| {title} | {bound} | " + " | ".join(_reached(value, goal) for value in values) + " |")
+        for name, cores in places:
+            lines += ["", f"{name}, {_cores(cores)}:", ""]
+            lines += ["| arm | images/s | CPU ms an image | command to first batch, s | epoch to first batch, s | MB |"]
+            lines += ["|---|---|---|---|---|---|"]
+            for arm, rows in measured[name][cores].items():
+                if rows:
+                    lines.append(_arm(arm, rows))
+        lines.append("")
+    return lines
+
+
+def _arm(name: str, rows: list[dict[str, Any]]) -> str:
+    cpu = f"{1e3 * _median(rows, 'cpu_s_per_image'):.2f}"
+    server = 1e3 * _median(rows, "server_cpu_s_per_image")
+    cells = [f"{_median(rows, 'images_per_s'):.0f}", cpu + (f" (server {server:.2f})" if server else "")]
+    cells += [f"{_median(rows, 'command_to_first_batch_s'):.1f}", f"{_median(rows, 'first_batch_s'):.2f}"]
+    return f"| {name} | " + " | ".join([*cells, f"{_median(rows, 'peak_pss_mb'):.0f}"]) + " |"
+
+
+def _median(rows: list[dict[str, Any]], key: str) -> float:
+    return statistics.median(row[key] for row in rows)
+
+
+def _cores(number: str) -> str:
+    return f"{number} core" if number == "1" else f"{number} cores"
+
+
+def _reached(value: float | None, goal: float) -> str:
+    if value is None:
+        return ""
+    met = value >= goal if goal > 0 else value <= -goal
+    return f"{value:.2f}" if met else f"{value:.2f}, missed"
+
+
 TABLES = {
     "results": results,
     "methods": methods,
     "performance": performance,
+    "data": data,
     "objectives": objectives,
     "gradient_relation": gradient_relation,
 }
