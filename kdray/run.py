@@ -81,6 +81,7 @@ def run(experiment: Comparison, options: argparse.Namespace, arguments: list[str
     # Before anything that imports torch: Ray starts meanwhile.
     connected = None if options.dry_run or options.smoke else connect_in_background(experiment.cluster)
     from kdray.pipeline.execute import run_plan
+    from kdray.pipeline.packing import pack_missing
     from kdray.pipeline.plan import make_plan
     from kdray.pipeline.smoke import smoke_all
     from kdray.report.plan_text import print_plan
@@ -101,6 +102,8 @@ def run(experiment: Comparison, options: argparse.Namespace, arguments: list[str
             print_plan(make_plan(experiment, dry=True, **settings), console)
             return 0
         connected = connected or connect_in_background(experiment.cluster)
+        if not options.smoke:  # which trains on stand-ins
+            pack_missing(experiment, connected, console)
         plan = make_plan(experiment, **settings)
         print_plan(plan, console)
         with ProgressView(console) as view:

@@ -84,7 +84,7 @@ def open_dataset(data: Data) -> Dataset:
         DataError: shards that are not there or do not read, labels out of range, splits that end up empty.
     """
     train_key, test_key = ("data.source", "data.source") if data.source else ("data.train", "data.test")
-    with _about(train_key):
+    with about(train_key):
         train_uri = resolve_source(data, "train")
         if train_uri is None:
             raise DataError("names no training data", where="data.train")
@@ -94,7 +94,7 @@ def open_dataset(data: Data) -> Dataset:
     train_rows, validation_rows = split_rows(ids, data.validation)
     train = training_split(data, manifest, train_rows, labels, ids)
     test = None
-    with _about(test_key):
+    with about(test_key):
         test_uri = resolve_source(data, "test")
         if test_uri is not None:
             test_manifest = read_manifest(test_uri, data.columns, manifest.num_classes)
@@ -182,7 +182,7 @@ def _evaluation_size(data: Data, first: tuple[int, int]) -> int:
 
 
 @contextmanager
-def _about(key: str) -> Iterator[None]:
+def about(key: str) -> Iterator[None]:
     """Put the key of the experiment before the place that an error in the block names."""
     try:
         yield

@@ -30,6 +30,7 @@ from kdray.pipeline.declared import declared_dataset, lies_elsewhere
 from kdray.pipeline.estimate import Estimate, estimate
 from kdray.pipeline.members import Member, members_of, place_stages, run_digest
 from kdray.pipeline.naming import in_variant, named
+from kdray.pipeline.packing import Goal, listed, unpacked
 from kdray.pipeline.shelf import Shelf
 from kdray.pipeline.smoke import StandIn
 from kdray.pipeline.stages import Stage, file_digest
@@ -176,6 +177,8 @@ class _Planning:
                     "or fetches that"
                 )
                 return declared
+        if self.dry and (to_pack := unpacked(data)):
+            return self._to_be_packed(data, to_pack)
         try:
             return open_dataset(data)
         except (DataError, StoreError) as error:
@@ -189,6 +192,30 @@ class _Planning:
             self.exact = False
             self._note("data", error)
             return declared
+
+    def _to_be_packed(self, data: Data, to_pack: list[Goal]) -> Dataset:
+        """A stand-in for shards that the run would make, of the size that a look at their sources tells."""
+        try:
+            sizes = {goal.split: listed(goal) for goal in to_pack}
+        except InputError as error:
+            declared = declared_dataset(data) if "://" in (error.where or "") else None
+            if declared is None:
+                raise
+            self._note("data.pack", error)
+        else:
+            train = sizes.get("train")
+            if train is not None:
+                data = data.model_copy(update={"samples": train.images, "classes": data.classes or train.classes})
+            declared = declared_dataset(data)
+            if declared is None:
+                fix = "Run it, or name the size: eval_transform: [{resize: {size: 256}}, {center_crop: {size: 224}}]"
+                raise DataError(
+                    "a dry run cannot know the size of images that are not packed yet", where="data", fix=fix
+                )
+            said = ", ".join(f"{split} {size.images} images, {size.classes} classes" for split, size in sizes.items())
+            self.not_checked.append(f"data: not packed yet; the first run packs {said}")
+        self.exact = False
+        return declared
 
     def _scratch_digits(self, data: Data) -> Dataset:
         """Pack them for this dry run alone: they come with scikit-learn and take no time."""

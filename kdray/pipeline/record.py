@@ -75,7 +75,17 @@ def split_facts(split: Split) -> dict[str, Any]:
     """Where a split lies, how large it is, the digest of its shards, and how many of its labels noise changed."""
     manifest = split.manifest
     noise = {} if split.labels_changed is None else {"labels_changed": split.labels_changed}
-    facts = {"uri": manifest.uri, "images": len(split), "of": manifest.num_samples, "fingerprint": split.fingerprint}
+    facts: dict[str, Any] = {
+        "uri": manifest.uri,
+        "images": len(split),
+        "of": manifest.num_samples,
+        "fingerprint": split.fingerprint,
+    }
+    if manifest.packing is not None:
+        facts["packed"] = {"kind": manifest.packing.kind, "bad_files": len(manifest.bad)} | {
+            name: getattr(manifest.packing, name)
+            for name in ("order", "short_side", "quality", "source_bytes", "kdray")
+        }
     return facts | noise
 
 

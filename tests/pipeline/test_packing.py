@@ -1,0 +1,138 @@
+"""`data.pack`: an experiment that packs its own images before it trains, once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdray.data.manifest import read_manifest
+from tests.data.photos import photos
+from tests.tiny import Lab, tree_of
+
+CLASSES = ("dandelion", "rose", "tulip")
+RESIZED = [{"resize": {"size": 40}}, {"center_crop": {"size": 32}}]
+
+
+def lay(folder: Path, split: str, each: int, seed: int) -> None:
+    """An ImageFolder split: `each` photographs a class."""
+    images = iter(photos(each * len(CLASSES), seed=seed, size=(64, 48)))
+    for name in CLASSES:
+        for number in range(each):
+            path = folder / split / name / f"{split}-{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(next(images))
+
+
+@pytest.fixture
+def flowers(tmp_path: Path) -> Path:
+    folder = tmp_path / "flowers"
+    lay(folder, "train", 24, seed=1)
+    lay(folder, "val", 4, seed=2)
+    return folder
+
+
+def changes(folder: Path, **pack: Any) -> dict[str, Any]:
+    """What makes the tiny experiment one on photographs, packed beside its store."""
+    data = {"source": None, "root": None, "limit": None, "test_limit": None}
+    data |= {"train": str(folder.parent / "shards/train"), "test": str(folder.parent / "shards/val")}
+    data |= {"augment": [{"random_resized_crop": {"size": 32}}, "flip"], "eval_transform": RESIZED}
+    return {"data": data | {"pack": {"source": str(folder)} | pack}}
+
+
+def test_it_packs_once_then_trains(lab: Lab, flowers: Path) -> None:
+    wanted = changes(flowers, short_side=40, quality=80)
+    first = lab.run(changes=wanted)
+    assert first.code == 0, first.err
+    assert "packing imagefolder" in first.out
+    assert first.out.index("packing imagefolder") < first.out.index("stage teacher")
+    record = lab.record(first)
+    assert record["data"]["train"]["of"] == 72 and record["data"]["test"]["images"] == 12
+    packed = record["data"]["train"]["packed"]
+    assert packed["kind"] == "imagefolder" and packed["bad_files"] == 0
+    assert (packed["short_side"], packed["quality"], packed["order"]) == (40, 80, "mixed")
+    shards = tree_of(flowers.parent / "shards")
+    shutil.rmtree(flowers)  # it is not needed any more
+    again = lab.run(changes=wanted)
+    assert again.code == 0, again.err
+    assert "packing" not in again.out and lab.record(again)["run_id"] == record["run_id"]
+    assert tree_of(flowers.parent / "shards") == shards
+
+
+def test_where_the_shards_come_from_changes_no_artifact(lab: Lab, flowers: Path) -> None:
+    lab.done(changes=changes(flowers))
+    artifacts = lab.artifacts()
+    plain = changes(flowers)
+    del plain["data"]["pack"]
+    lab.done(changes=plain)
+    assert lab.artifacts() == artifacts
+
+
+def test_a_split_each(lab: Lab, flowers: Path) -> None:
+    each = changes(flowers)
+    each["data"]["pack"] = {"train": str(flowers / "train"), "test": str(flowers / "val")}
+    record = lab.done(changes=each)
+    assert record["data"]["train"]["of"] == 72 and record["data"]["test"]["of"] == 12
+    assert read_manifest(each["data"]["test"]).class_names == CLASSES
+
+
+def test_a_dry_run_only_looks(lab: Lab, flowers: Path) -> None:
+    before = tree_of(lab.folder)
+    done = lab.run("--dry-run", changes=changes(flowers))
+    assert done.code == 0, done.err
+    assert "NOT CHECKED  data: not packed yet; the first run packs train 72 images, 3 classes" in done.out
+    after = tree_of(lab.folder)
+    assert set(after) - set(before) == {"tiny.yaml"}
+
+
+def test_a_smoke_run_packs_nothing(lab: Lab, flowers: Path) -> None:
+    done = lab.run("--smoke", changes=changes(flowers))
+    assert done.code == 0, done.err
+    assert "packing" not in done.out and not (flowers.parent / "shards").exists()
+
+
+@pytest.mark.parametrize(
+    ("pack", "where", "said"),
+    [
+        ({"source": "nowhere"}, "data.pack.source", "does not exist"),
+        ({"kind": "imagefoldr"}, "data.pack.source", "imagefolder"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_source_that_does_not_do(
+    lab: Lab, flowers: Path, pack: dict[str, Any], where: str, said: str, dry: bool
+) -> None:
+    wanted = changes(flowers, **pack)
+    error = lab.run(*["--dry-run"] * dry, changes=wanted).error()
+    assert where in error and said in error
+
+
+def test_a_source_without_the_split(lab: Lab, flowers: Path) -> None:
+    shutil.rmtree(flowers / "val")
+    error = lab.run(changes=changes(flowers)).error()
+    assert "data.pack.source" in error and "test or val" in error
+
+
+def test_others_at_the_destination_are_kept(lab: Lab, flowers: Path) -> None:
+    lab.done(changes=changes(flowers, short_side=40))
+    shards = tree_of(flowers.parent / "shards")
+    error = lab.run(changes=changes(flowers, short_side=32)).error()
+    assert "data.train" in error and "packed with short_side 40" in error and "is 32" in error
+    assert tree_of(flowers.parent / "shards") == shards
+
+
+def test_too_many_bad_images_stop_it(lab: Lab, flowers: Path) -> None:
+    (flowers / "train/rose/train-3.jpg").write_bytes(b"no image")
+    error = lab.run(changes=changes(flowers)).error()
+    assert "rose/train-3.jpg" in error and "data.train" in error
+    record = lab.done(changes=changes(flowers, max_bad_fraction=0.1))
+    assert record["data"]["train"]["of"] == 71 and record["data"]["train"]["packed"]["bad_files"] == 1
+
+
+def test_two_variants_cannot_share_a_folder(lab: Lab, flowers: Path) -> None:
+    wanted = changes(flowers)
+    variants = {"a": {"data": {"pack": {"short_side": 32}}}, "b": {"data": {"pack": {"short_side": 40}}}}
+    error = lab.run(changes=wanted | {"variants": variants}).error()
+    assert "different shards" in error
