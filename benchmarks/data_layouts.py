@@ -9,15 +9,15 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import photos
 from PIL import Image
 
-from kdray.data.decode import decode
 from kdray.data.manifest import read_manifest
+from kdray.data.pack.collection import open_collections
+from kdray.data.pack.execute import pack
+from kdray.data.pack.options import PackOptions
 from kdray.data.reader import iter_rows
-from kdray.data.writer import Sample, write_shards
 
 SHARD_BYTES = 16 << 20
 SHORT_SIDE, QUALITY = 256, 90
@@ -52,10 +52,12 @@ def make(layout: str, images: Images, folder: Path) -> Path:
     part = folder / f"{layout}.part-{os.getpid()}"
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if layout == "chunks":
+        if layout in ("folder", "tars"):
+            (_folder if layout == "folder" else _tars)(images, part)
+        elif layout == "chunks":
             _chunks(make("folder", images, folder), part)
         else:
-            {"folder": _folder, "tars": _tars, "shards": _shards, "packed": _packed}[layout](images, part)
+            _pack(make("folder", images, folder), part, SHORT_SIDE if layout == "packed" else None)
         os.rename(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -87,23 +89,10 @@ def _add(tar: tarfile.TarFile, name: str, label: int, image: bytes) -> int:
     return len(image)
 
 
-def _shards(images: Images, target: Path) -> None:
-    write_shards((Sample(image, label, name) for name, label, image in images()), str(target), shard_bytes=SHARD_BYTES)
-
-
-def _packed(images: Images, target: Path) -> None:
-    samples = (Sample(_smaller(image), label, name) for name, label, image in images())
-    write_shards(samples, str(target), shard_bytes=SHARD_BYTES)
-
-
-def _smaller(data: bytes) -> bytes:
-    """The image with a short side of `SHORT_SIDE` where it is larger, encoded again."""
-    image = decode(data)
-    short = min(image.shape[:2])
-    if short > SHORT_SIDE:
-        size = (round(image.shape[1] * SHORT_SIDE / short), round(image.shape[0] * SHORT_SIDE / short))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+def _pack(folder: Path, target: Path, short_side: int | None) -> None:
+    options = PackOptions(short_side=short_side, quality=QUALITY, shard_bytes=SHARD_BYTES)
+    with open_collections(str(folder)) as (collection,):
+        pack(collection, str(target), options, workers=0)
 
 
 def _open(path: str) -> dict[str, object]:
