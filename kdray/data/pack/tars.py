@@ -30,7 +30,7 @@ def collect_either(found: Found) -> list[Collection]:
     wanted = [one for one in shards if found.wants(one.split)] or shards
     opened = {one.split: open_shards(found, one) for one in wanted}
     if webdataset.has_labels([index for indexes, _ in opened.values() for index in indexes]):
-        return webdataset.collections(found, wanted, list(opened.values()))
+        return webdataset.collections(found, shards, opened)
     return _collections(found, shards, opened)
 
 

@@ -36,35 +36,50 @@ def matches(found: Found) -> str:
 
 
 def collect(found: Found) -> list[Collection]:
-    shards = [one for one in find_shards(found) if not one.has_splits or found.wants(one.split)] or find_shards(found)
+    shards = find_shards(found)
     if not shards:
         raise DataError("holds no tar", where=found.uri, fix="Name a tar, or a folder or pattern of tars")
-    return collections(found, shards, [open_shards(found, one) for one in shards])
+    return collections(found, shards, {})
 
 
 KIND = Kind("webdataset", "tars of samples: KEY.jpg with KEY.cls or KEY.json", matches, collect)
 
 
 def collections(
-    found: Found, shards: Sequence[Shards], opened: Sequence[tuple[list[TarIndex], bool]]
+    found: Found, shards: Sequence[Shards], opened: dict[str, tuple[list[TarIndex], bool]]
 ) -> list[Collection]:
-    """One collection for each of `shards`; labels that are names are numbered by their order in all of them."""
+    """One collection for each of `shards` that is wanted; those that are not in `opened` yet are opened.
+
+    Labels that are names are numbered by their order in all splits, so then all splits are looked at.
+    """
     found.check_split([one.split for one in shards])
-    parts = [[_samples(index) for index in indexes] for indexes, _ in opened]
+    opened = dict(opened)
+    parts: dict[str, list[_Samples]] = {}
+
+    def look(one: Shards) -> None:
+        if one.split not in parts:
+            opened[one.split] = opened.get(one.split) or open_shards(found, one)
+            parts[one.split] = [_samples(index) for index in opened[one.split][0]]
+
+    for one in shards:
+        if found.wants(one.split):
+            look(one)
     names = names_beside(found)
-    texts = [text for part in parts for samples in part if samples.texts for text in samples.texts]
-    if texts:
-        numbered = [samples for part in parts for samples in part if samples.texts is None and len(samples.rows)]
-        if numbered:
-            where = numbered[0].index.tar.uri
-            raise DataError("has labels that are numbers, others have names", where=where, fix="Use one of both")
-        names = names or tuple(sorted(set(texts)))
-    given = zip(shards, opened, parts, strict=True)
+    if any(samples.texts for part in parts.values() for samples in part):
+        for one in shards if names is None else ():
+            look(one)
+        names = names or _all_names([samples for part in parts.values() for samples in part])
     return [
-        _collection(found, one, indexes, here, part, names)
-        for one, (indexes, here), part in given
-        if found.wants(one.split)
+        _collection(found, one, *opened[one.split], parts[one.split], names) for one in shards if found.wants(one.split)
     ]
+
+
+def _all_names(parts: list[_Samples]) -> tuple[str, ...]:
+    for samples in parts:
+        if samples.texts is None and len(samples.rows):
+            where = samples.index.tar.uri
+            raise DataError("has labels that are numbers, others have names", where=where, fix="Use one of both")
+    return tuple(sorted({text for samples in parts for text in samples.texts or ()}))
 
 
 def _collection(
