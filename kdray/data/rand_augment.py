@@ -19,7 +19,8 @@ from kdray.experiment.part import refuse
 
 Operation = Callable[[Image.Image, float, int], Image.Image]  # image, level, grey value of what moves in
 
-_SHEAR, _SHIFT, _DEGREES, _ENHANCE = 0.3, 150 / 331, 30.0, 0.9  # the strongest levels; shifts are parts of a side
+# The strongest levels; shifts are parts of a side.
+_SHEAR, _SHIFT, _DEGREES, _ENHANCE, _BITS = 0.3, 150.0 / 331.0, 30.0, 0.9, 4
 
 
 def _moved(matrix: Callable[[float], tuple[float, ...]]) -> Operation:
@@ -38,6 +39,20 @@ def _rotated(image: Image.Image, level: float, fill: int) -> Image.Image:
 
 def _enhanced(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     return lambda image, level, fill: kind(image).enhance(1.0 + level)
+
+
+def at_step(strongest: float, step: int, bins: int, start: float = 0.0) -> float:
+    """Number `step` of `bins` from `start` to `strongest`, as torch.linspace makes it in float32, to the bit: counted
+    from the nearer end, with one rounding. A level that is off in its last bit moves a pixel here and there.
+    """
+    first, last = float(np.float32(start)), float(np.float32(strongest))
+    gap = float((np.float32(last) - np.float32(first)) / np.float32(bins - 1))
+    return float(np.float32(first + gap * step if step < bins // 2 else last - gap * (bins - 1 - step)))
+
+
+def bits_at_step(fewer: int, step: int, bins: int) -> int:
+    """Bits that posterize leaves of 8, where the strongest takes `fewer` of them."""
+    return 8 - round(float(np.float32(step) / np.float32((bins - 1) / fewer)))
 
 
 # Name: the operation, and whether its level has a sign.
@@ -87,22 +102,22 @@ class RandAugment(Op):
 
     def level(self, name: str, width: int, height: int) -> float:
         """Strength of the operation `name` before its sign, on images of this size."""
-        part = self.magnitude / (self.num_magnitude_bins - 1)
+        step, bins = self.magnitude, self.num_magnitude_bins
         match name:
             case "shear_x" | "shear_y":
-                return _SHEAR * part
+                return at_step(_SHEAR, step, bins)
             case "translate_x":
-                return _SHIFT * width * part
+                return at_step(_SHIFT * width, step, bins)
             case "translate_y":
-                return _SHIFT * height * part
+                return at_step(_SHIFT * height, step, bins)
             case "rotate":
-                return _DEGREES * part
+                return at_step(_DEGREES, step, bins)
             case "brightness" | "color" | "contrast" | "sharpness":
-                return _ENHANCE * part
+                return at_step(_ENHANCE, step, bins)
             case "posterize":
-                return 8 - round(4 * part)
+                return bits_at_step(_BITS, step, bins)
             case "solarize":
-                return 255 * (1 - part)
+                return at_step(0.0, step, bins, start=255.0)
         return 0.0
 
     def apply(self, image: np.ndarray, u: np.ndarray) -> np.ndarray:

@@ -165,7 +165,7 @@ def test_a_transform_keeps_its_draws_when_others_join() -> None:
 
 
 def test_the_docs_tell_every_transform_and_parameter() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "augment.md").read_text()
     section = page.partition("## Transforms and views")[2].partition("\n## ")[0]
     for name, op in OPS.items():
         (row,) = (line for line in section.splitlines() if line.startswith("|") and f"`{name}`" in line.split("|")[1])

@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, RandAugment
 from torchvision.transforms import functional as tv
 
 from kdray.data.augment import build_augment
-from kdray.data.rand_augment import OPERATIONS
+from kdray.data.rand_augment import OPERATIONS, at_step, bits_at_step
 from kdray.data.rand_augment import RandAugment as Mine
 from kdray.errors import ConfigError
 
@@ -73,7 +74,7 @@ def test_every_operation_is_torchvisions(name, image) -> None:
     for magnitude, bins, fill in ((0, 31, 0), (9, 31, 0), (30, 31, 128), (10, 11, 255), (3, 7, 0)):
         op = Mine(num_ops=1, magnitude=magnitude, num_magnitude_bins=bins, fill=fill)
         level = their_level(name, image, magnitude, bins)
-        assert math.isclose(op.level(name, image.shape[1], image.shape[0]), level, rel_tol=1e-5, abs_tol=1e-5)
+        assert op.level(name, image.shape[1], image.shape[0]) == level
         for sign, factor in ((0.9, 1), (0.1, -1 if name in SIGNED else 1)):
             expected = torchvision(name, Image.fromarray(image), factor * level, fill)
             got = op.apply(image, numbers(name, sign))
@@ -117,3 +118,27 @@ def test_wrong_parameters_are_named(params, said) -> None:
     with pytest.raises(ConfigError) as error:
         build_augment([{"rand_augment": params}])
     assert str(error.value).startswith(said)
+
+
+def test_levels_are_torchs_to_the_bit() -> None:
+    for bins in (*range(2, 40), 100, 1000):
+        for start, strongest in ((0.0, 0.3), (0.0, 150.0 / 331.0 * 224), (0.0, 135.0), (255.0, 0.0)):
+            levels = torch.linspace(start, strongest, bins).tolist()
+            assert [at_step(strongest, step, bins, start) for step in range(bins)] == levels
+        for fewer in (4, 6):
+            bits = 8 - (torch.arange(bins) / ((bins - 1) / fewer)).round().int()
+            assert [bits_at_step(fewer, step, bins) for step in range(bins)] == bits.tolist()
+
+
+def test_a_whole_draw_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    for magnitude in (3, 9, 14):
+        mine, theirs = Mine(magnitude=magnitude), RandAugment(2, magnitude, fill=[0] * 3)
+        for _ in range(30):
+            names, signs = rng.choice(NAMES, 2), rng.random(2)
+            choices: list[int] = []
+            for name, sign in zip(names, signs, strict=True):
+                choices += [NAMES.index(name)] + [int(sign < 0.5)] * (name in SIGNED)
+            monkeypatch.setattr(torch, "randint", lambda *_, left=choices, **__: torch.tensor([left.pop(0)]))
+            u = np.concatenate([numbers(name, sign) for name, sign in zip(names, signs, strict=True)])
+            assert np.array_equal(mine.apply(IMAGES[1], u), np.asarray(theirs(Image.fromarray(IMAGES[1])))), names
