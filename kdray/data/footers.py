@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kdray.data.layout import ColumnNames
+from kdray.data.remote import read_tail
 from kdray.errors import DataError, nearest
 from kdray.store import open_uri
 from kdray.store.place import parse
 from kdray.store.store import explaining
 
-TAIL_BYTES = 64 << 10  # one read gets most footers whole
 THREADS = 16
 _NUMBERED = re.compile(r"^(?P<split>.*)-(?P<number>\d{5,})-of-(?P<count>\d{5,})\.parquet$")
 
@@ -113,11 +113,11 @@ def check_numbering(found: Found) -> None:
 
 def read_footers(found: Found, wanted: ColumnNames) -> list[Footer]:
     """Read all footers in parallel; raises `DataError` naming the first file that is wrong."""
-    files, path = open_uri(found.folder)
 
     def one(file: tuple[str, int]) -> Footer:
         name, size = file
-        return _parse(f"{found.folder}/{name}", name, size, _tail(files, found, path, name, size), wanted)
+        where = f"{found.folder}/{name}"
+        return _parse(where, name, size, read_tail(where, size), wanted)
 
     with ThreadPoolExecutor(THREADS) as pool:
         footers = list(pool.map(one, found.files))
@@ -126,25 +126,6 @@ def read_footers(found: Found, wanted: ColumnNames) -> list[Footer]:
             problem = f"its columns are of another kind than those of {footers[0].name}"
             raise DataError(problem, where=f"{found.folder}/{footer.name}", fix="Write all shards with one schema")
     return footers
-
-
-def _tail(files: Any, found: Found, path: str, name: str, size: int) -> bytes:
-    where = f"{found.folder}/{name}"
-    cut = DataError("is cut off, or no Parquet file", where=where, fix="Copy or write it again")
-    if size < 12:
-        raise cut
-    with explaining(where, "read"), files.open_input_file(f"{path}/{name}") as file:
-        if file.size() != size:
-            raise DataError("changes while it is read", where=where, fix="Wait until its writer has finished")
-        tail = file.read_at(min(size, TAIL_BYTES), max(0, size - TAIL_BYTES))
-        if len(tail) < 8 or tail[-4:] != b"PAR1":
-            raise cut
-        needed = int.from_bytes(tail[-8:-4], "little") + 8
-        if needed + 4 > size:
-            raise cut
-        if needed > len(tail):
-            tail = file.read_at(needed, size - needed)
-    return tail[-needed:]
 
 
 def _parse(where: str, name: str, size: int, tail: bytes, wanted: ColumnNames) -> Footer:
@@ -157,7 +138,7 @@ def _parse(where: str, name: str, size: int, tail: bytes, wanted: ColumnNames) -
     except (pa.ArrowException, OSError) as exc:
         reason = " ".join(str(exc).split())[:200]
         raise DataError(f"its footer does not read: {reason}", where=where, fix="Copy or write it again") from exc
-    columns = _columns(where, schema, wanted)
+    columns = image_columns(where, schema, wanted)
     rows, labels, image_bytes, end = [], [], 0, 0
     known = True
     paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
@@ -188,12 +169,15 @@ def _parse(where: str, name: str, size: int, tail: bytes, wanted: ColumnNames) -
         columns=columns,
         labels=(min(low for low, _ in labels), max(high for _, high in labels)) if known and labels else None,
         image_bytes=image_bytes,
-        class_names=_class_names(metadata.metadata, columns[1]),
+        class_names=hugging_face_names(metadata.metadata, columns[1]),
         digest=hashlib.blake2b(tail, digest_size=16).hexdigest(),
     )
 
 
-def _columns(where: str, schema: Any, wanted: ColumnNames) -> tuple[str, str, str | None, Literal["binary", "struct"]]:
+def image_columns(
+    where: str, schema: Any, wanted: ColumnNames
+) -> tuple[str, str, str | None, Literal["binary", "struct"]]:
+    """(image, label, id, image kind) of an Arrow schema; raises `DataError` for columns that are missing or no such."""
     import pyarrow.types as types
 
     def kind_of(key: str, name: str) -> Any:
@@ -230,7 +214,7 @@ def _columns(where: str, schema: Any, wanted: ColumnNames) -> tuple[str, str, st
     return image, label, key, "struct" if struct else "binary"
 
 
-def _class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
+def hugging_face_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
     """Names of the Hugging Face ClassLabel of the label column; None where the schema has none that reads."""
     try:
         said = json.loads((metadata or {}).get(b"huggingface", b"{}"))

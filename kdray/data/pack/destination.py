@@ -57,8 +57,9 @@ class Destination:
             selector = fs.FileSelector(place.path, recursive=False, allow_not_found=True)
             return {info.base_name: int(info.size) for info in files.get_file_info(selector) if info.is_file}
 
-    def standing(self, identity: str) -> dict[str, Any] | None:
-        """What is there of the packing `identity`: its manifest, its marker, or None for nothing at all.
+    def standing(self, identity: str, beside: bool = False) -> dict[str, Any] | None:
+        """What is there of the packing `identity`: its manifest, its marker, or None for nothing at all. With `beside`
+        files that are no shards may lie there.
 
         Raises:
             DataError: something else is there.
@@ -74,6 +75,8 @@ class Destination:
             whole = "a set that" if name == MANIFEST else "a packing that began and"
             problem = f"holds {whole} is not this source packed with these options"
             raise DataError(problem, where=self.uri, fix=FRESH if self._is_packed(said) else _OTHER)
+        if beside:
+            there = {name for name in there if name.endswith(".parquet")}
         if there:
             some = ", ".join(sorted(there)[:3])
             raise DataError(f"holds something else: {some}", where=self.uri, fix=_OTHER)
@@ -163,8 +166,8 @@ class Destination:
         self.store.delete(PARTS)
         self.store.delete(WRITING)
 
-    def clear(self) -> None:
-        """Delete what a packing left here, whole or not, and nothing else.
+    def clear(self) -> bool:
+        """Delete what a packing left here, whole or not, and nothing else; False when there was none.
 
         Raises:
             DataError: what is there is no packing.
@@ -172,7 +175,7 @@ class Destination:
         store = self.store
         there = set(store.list())
         if not there & {MANIFEST, WRITING}:
-            return
+            return False
         for name in sorted(there & {MANIFEST, WRITING}):
             if not self._is_packed(self._json(name)):
                 raise DataError("holds a set that was not packed by `kdray shard`", where=self.uri, fix=_OTHER)
@@ -183,6 +186,7 @@ class Destination:
             if _SHARD.match(name):
                 store.delete(name)
         self.tidy()
+        return True
 
     def _json(self, name: str) -> dict[str, Any]:
         try:

@@ -71,17 +71,16 @@ def pack(
     options = options or PackOptions()
     destination = Destination(parse(dest_uri).uri)
     _check_apart(collection, destination)
-    if fresh:
-        destination.clear()
+    cleared = fresh and destination.clear()
     digest = identity(collection, options)
     try:
-        standing = destination.standing(digest)
+        standing = destination.standing(digest, beside=cleared)
         if standing is not None and "packing" in standing:
             return _kept(destination, progress)
         ratio = float(standing["ratio"]) if standing else _ratio(collection, options)
         plan = make_plan(collection, options, ratio)
         if standing is None:
-            destination.begin(_marker(collection, plan, ratio, digest))
+            destination.begin(_marker(collection, plan, digest))
         job = Job(collection, options, destination, plan, digest, collection.items.num_rows)
         parts = _run(job, workers, progress)
         manifest = _manifest(job, parts)
@@ -161,14 +160,14 @@ def _kept(destination: Destination, progress: Progress | None) -> Manifest:
     return manifest
 
 
-def _marker(collection: Collection, plan: Plan, ratio: float, digest: str) -> dict[str, Any]:
+def _marker(collection: Collection, plan: Plan, digest: str) -> dict[str, Any]:
     return {
         "identity": digest,
         "kind": collection.kind,
         "split": collection.split,
         "images": collection.items.num_rows,
         "shards": plan.shards,
-        "ratio": ratio,
+        "ratio": plan.ratio,
     }
 
 

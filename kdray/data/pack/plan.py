@@ -19,13 +19,15 @@ from kdray.data.reader import text_id
 @dataclass(frozen=True)
 class Plan:
     """`order` int64 [N] are item numbers in the order of the packed rows; shard s takes `bounds[s]` to `bounds[s + 1]`
-    of them, `bounds` int64 [S + 1]; `bytes` int64 [N] are the items' encoded sizes in that order.
+    of them, `bounds` int64 [S + 1]; `bytes` int64 [N] are the items' encoded sizes in that order, and `ratio` is what
+    is expected to remain of them.
     """
 
     split: str
     order: np.ndarray = field(repr=False)
     bounds: np.ndarray = field(repr=False)
     bytes: np.ndarray = field(repr=False)
+    ratio: float = 1.0
 
     @property
     def shards(self) -> int:
@@ -62,7 +64,7 @@ def make_plan(collection: Collection, options: PackOptions, ratio: float = 1.0) 
     shards = min(len(order), max(1, -int(-total * ratio // options.shard_bytes)))
     cuts = np.searchsorted(ends, [total * number // shards for number in range(1, shards)], side="left") + 1
     bounds = np.unique(np.concatenate([[0], cuts, [len(order)]])).astype(np.int64)
-    return Plan(collection.split, order, bounds, sizes)
+    return Plan(collection.split, order, bounds, sizes, ratio)
 
 
 def item_order(collection: Collection, options: PackOptions) -> np.ndarray:

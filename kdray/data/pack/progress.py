@@ -35,19 +35,19 @@ class View:
         self.close()
         self.shards, self.images, self.bytes = shards, images, source_bytes
         self.done_shards = self.done_images = self.done_bytes = self.bad = 0
-        self.resumed_shards = self.resumed_images = 0
+        self._resumed_shards = self._resumed_images = self._resumed_bytes = 0
         self._started = self._line_at = time.monotonic()
-        self._say(f"{title}: {images} images, {size_text(source_bytes)}, {shards} shards")
+        counted = f"{images} images, " if images else ""
+        self._say(f"{title}: {counted}{size_text(source_bytes)}, {shards} shards")
         if self.console.is_terminal:
             self._bar = Progress(
-                TextColumn("  {task.completed:.0f}/{task.total:.0f} images"),
                 BarColumn(),
                 TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(),
                 console=self.console,
                 transient=True,
             )
-            self._task = self._bar.add_task("images", total=images, text="")
+            self._task = self._bar.add_task("bytes", total=source_bytes, text="")
             self._bar.start()
 
     def part(self, images: int, source_bytes: int, bad: int, resumed: bool) -> None:
@@ -56,14 +56,15 @@ class View:
         self.done_bytes += source_bytes
         self.bad += bad
         if resumed:
-            self.resumed_shards += 1
-            self.resumed_images += images
+            self._resumed_shards += 1
+            self._resumed_images += images
+            self._resumed_bytes += source_bytes
         now = time.monotonic()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done_images, text=self._text(now))
+            self._bar.update(self._task, completed=self.done_bytes, text=self._text(now))
         elif not resumed and now - self._line_at >= LINE_EVERY_S:
             self._line_at = now
-            self._say(f"  {self.done_images}/{self.images} images  {self._text(now)}  {self._left(now)}")
+            self._say(f"  {self.done_images} images  {self._text(now)}  {self._left(now)}")
 
     def end(self, packed_already: bool = False) -> None:
         self.close()
@@ -71,7 +72,7 @@ class View:
             self._say("  packed already")
             return
         now = time.monotonic()
-        resumed = f"  {self.resumed_shards} shards were there" if self.resumed_shards else ""
+        resumed = f"  {self._resumed_shards} shards were there" if self._resumed_shards else ""
         self._say(f"  done in {now - self._started:.0f} s  {self._text(now)}{resumed}")
 
     def close(self) -> None:
@@ -80,17 +81,16 @@ class View:
             self._bar.stop()
             self._bar = self._task = None
 
-    def _rate(self, now: float) -> float:
-        return (self.done_images - self.resumed_images) / max(now - self._started, 1e-3)
-
     def _text(self, now: float) -> str:
+        rate = (self.done_images - self._resumed_images) / max(now - self._started, 1e-3)
         bad = f"  {self.bad} bad" if self.bad else ""
         shards = f"{self.done_shards}/{self.shards} shards"
-        return f"{self._rate(now):.0f} images/s  {size_text(self.done_bytes)}  {shards}{bad}"
+        return f"{rate:.0f} images/s  {size_text(self.done_bytes)}  {shards}{bad}"
 
     def _left(self, now: float) -> str:
-        seconds = (self.images - self.done_images) / max(self._rate(now), 1e-3)
-        return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d} left"
+        speed = (self.done_bytes - self._resumed_bytes) / max(now - self._started, 1e-3)
+        seconds = int((self.bytes - self.done_bytes) / max(speed, 1.0))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

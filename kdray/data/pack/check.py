@@ -1,0 +1,229 @@
+"""One shard read again, whole: its file, its structure, and every row of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from kdray.data.decode import BadImage, decode
+from kdray.data.footers import hugging_face_names, image_columns
+from kdray.data.layout import ShardColumns
+from kdray.data.pack.parts import Stopped
+from kdray.data.shard_file import RowDigest
+from kdray.errors import DataError
+from kdray.store import open_uri
+from kdray.store.explain import explain
+
+KEPT = 1000  # problems of one shard that are told apart
+_BLOCK = 8 << 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with `file`; `row` counts from 0 in that file, None: with the file."""
+
+    file: str
+    reason: str
+    row: int | None = None
+    id: str | None = None
+
+    def __str__(self) -> str:
+        row = "" if self.row is None else f" row {self.row}"
+        key = "" if self.id is None else f" ({self.id})"
+        return f"{self.file}{row}{key}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a shard beforehand: all of it from the manifest, of a set without one only name and size."""
+
+    name: str
+    bytes: int
+    row_groups: tuple[int, ...] | None = None
+    sha256: str | None = None
+    digests: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the checks of all shards share; `num_classes` and `class_names` None: as each shard itself says."""
+
+    folder: str
+    columns: ShardColumns
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+
+
+@dataclass
+class Checked:
+    """What one shard holds; `ids` are its rows' ids (null where a row group does not read), None where it has none;
+    `more` problems are not told.
+    """
+
+    name: str
+    bytes: int
+    rows: int = 0
+    ids: pa.Array | None = None
+    class_counts: Counter[int] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    more: int = 0
+
+    def add(self, reason: str, row: int | None = None, key: Any = None) -> None:
+        if len(self.problems) < KEPT:
+            self.problems.append(Problem(self.name, reason, row, None if key is None else str(key)))
+        else:
+            self.more += 1
+
+
+def check_shard(job: Check, expected: Expected, stopped: Callable[[], bool] = lambda: False) -> Checked:
+    """Read a shard again and say all that is wrong with it.
+
+    Raises:
+        StoreError: the storage fails, which says nothing about the shard.
+        Stopped: `stopped()`.
+    """
+    result = Checked(expected.name, 0)
+    uri = f"{job.folder.rstrip('/')}/{expected.name}"
+    try:
+        with _reading(uri):
+            files, path = open_uri(uri)
+            with files.open_input_file(path) as file:
+                _check_file(job, expected, file, not isinstance(files, pa.fs.LocalFileSystem), result, stopped)
+    except FileNotFoundError:
+        result.add("is missing")
+    except pa.ArrowException as exc:
+        result.add(f"does not read: {_short(exc)}")
+    except DataError as exc:
+        result.add(exc.problem)
+    return result
+
+
+def _check_file(
+    job: Check, expected: Expected, file: Any, remote: bool, result: Checked, stopped: Callable[[], bool]
+) -> None:
+    result.bytes = file.size()
+    if result.bytes != expected.bytes:
+        result.add(f"has {result.bytes} bytes instead of {expected.bytes}: cut off or changed")
+    same = True
+    if expected.sha256 is not None:
+        if remote:  # once over the network, and a shard is no larger than a task may hold
+            buffer = file.read_buffer()
+            file, digest = pa.BufferReader(buffer), hashlib.sha256(buffer)
+        else:
+            digest = hashlib.sha256()
+            while block := file.read_buffer(_BLOCK):
+                digest.update(block)
+            file.seek(0)
+        same = digest.hexdigest() == expected.sha256
+    found = len(result.problems) + result.more
+    try:
+        with pq.ParquetFile(file, pre_buffer=remote) as shard:
+            _check_rows(job, expected, shard, result, stopped)
+    finally:
+        if not same and len(result.problems) + result.more == found:
+            result.add("its bytes are not those that were written (SHA-256), though all its rows read")
+
+
+def _check_rows(
+    job: Check, expected: Expected, shard: pq.ParquetFile, result: Checked, stopped: Callable[[], bool]
+) -> None:
+    uri = f"{job.folder}/{expected.name}"
+    image, label, key, kind = image_columns(uri, shard.schema_arrow, job.columns)
+    names = hugging_face_names(shard.schema_arrow.metadata, label)
+    if job.class_names is not None and names is not None and names != job.class_names:
+        result.add("its schema names other classes than the manifest")
+    classes = job.num_classes or (len(names) if names else None)
+    sizes = tuple(shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups))
+    result.rows = sum(sizes)
+    if expected.row_groups is not None and sizes != expected.row_groups:
+        result.add(f"has {sum(sizes)} rows in {len(sizes)} row groups, not as the manifest says")
+    wanted = [image if kind == "binary" else f"{image}.bytes", label, *([key] if key else [])]
+    ids: list[pa.Array] = []
+    first = 0
+    for group, size in enumerate(sizes):
+        try:
+            with _reading(uri):
+                table = shard.read_row_group(group, columns=wanted, use_threads=False)
+        except pa.ArrowException as exc:
+            result.add(f"row group {group} (rows {first} to {first + size - 1}) does not read: {_short(exc)}", first)
+            if key:
+                ids.append(pa.nulls(size, shard.schema_arrow.field(key).type))
+            first += size
+            continue
+        keys = table.column(key).combine_chunks() if key else None
+        found = len(result.problems)
+        images = table.column(image)
+        images = pc.struct_field(images, "bytes") if kind == "struct" else images
+        digest = _check_group(images, table.column(label), keys, first, classes, result, stopped)
+        wrote = expected.digests[group] if expected.digests and group < len(expected.digests) else None
+        if wrote is not None and digest != wrote and len(result.problems) == found:
+            rows = f"rows {first} to {first + size - 1}"
+            result.add(f"row group {group} ({rows}) holds other labels, ids or images than were written", first)
+        if keys is not None:
+            ids.append(keys)
+        first += size
+    if key:
+        result.ids = pa.chunked_array(ids).combine_chunks() if ids else None
+
+
+def _check_group(
+    images: pa.ChunkedArray,
+    labels: pa.ChunkedArray,
+    keys: pa.Array | None,
+    first: int,
+    classes: int | None,
+    result: Checked,
+    stopped: Callable[[], bool],
+) -> str:
+    """Check the rows of one row group and return the digest of what they hold."""
+    digest = RowDigest()
+    ids: list[Any] = keys.to_pylist() if keys is not None else [None] * len(images)
+    for at, (image, label, key) in enumerate(zip(images, labels.to_pylist(), ids, strict=True)):
+        if stopped():
+            raise Stopped
+        row = first + at
+        if keys is not None and key is None:
+            result.add("has no id", row)
+        if label is None:
+            result.add("has no label", row, key)
+        elif label < 0 or (classes is not None and label >= classes):
+            last = "0 and up" if classes is None else f"0..{classes - 1}"
+            result.add(f"has the label {label}, but labels are {last}", row, key)
+        else:
+            result.class_counts[label] += 1
+        if not image.is_valid:
+            result.add("has no image", row, key)
+            continue
+        data = image.as_buffer().to_pybytes()
+        digest.add(data, -1 if label is None else label, key if isinstance(key, str | int | None) else str(key))
+        try:
+            decode(data)
+        except BadImage as exc:
+            result.add(f"its image does not decode: {exc}", row, key)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[None]:
+    """Tell what is wrong with a file (ArrowException, FileNotFoundError) from a storage that fails (StoreError)."""
+    try:
+        yield
+    except (pa.ArrowException, FileNotFoundError):
+        raise
+    except OSError as exc:
+        if exc.errno is None and "AWS" not in str(exc) and "google" not in str(exc):  # Parquet's own complaints
+            raise pa.ArrowInvalid(str(exc)) from exc
+        raise explain(exc, uri, "read") from exc
+
+
+def _short(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:200]
