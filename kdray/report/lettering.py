@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left
 from functools import cache
 
 from PIL import ImageDraw, ImageFont
@@ -45,24 +46,28 @@ class Letters:
         lines: list[str] = []
         line = ""
         for piece in _PIECES.findall(" ".join(text.split())):
-            if self.width((line + piece).rstrip()) <= width:
+            if self._fits(line + piece, width):
                 line += piece
                 continue
-            if line.strip():
-                lines.append(line.rstrip())
+            if line:
+                lines.append(line)
             line = piece
-            while self.width(line.rstrip()) > width and len(line) > 1:
-                fits = max(n for n in range(1, len(line)) if n == 1 or self.width(line[:n]) <= width)
+            while len(lines) <= most and len(line) > 1 and not self._fits(line, width):
+                fits = bisect_left(range(2, len(line)), True, key=lambda n: not self._fits(line[:n], width)) + 1
                 lines.append(line[:fits])
                 line = line[fits:]
-        if line.strip():
-            lines.append(line.rstrip())
+            if len(lines) > most:
+                break
+        lines = [line.rstrip() for line in [*lines, line] if line.strip()]
         if len(lines) > most:
             last = lines[most - 1]
-            while last and self.width(last + "…") > width:
+            while last and not self._fits(last + "…", width):
                 last = last[:-1]
             lines = [*lines[: most - 1], last.rstrip() + "…"]
         return lines
+
+    def _fits(self, text: str, width: float) -> bool:
+        return self.width(text.rstrip()) <= width
 
     def draw(self, canvas: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: Colour) -> None:
         """Write one line whose upper left corner is `at`."""
