@@ -50,14 +50,13 @@ class Goal:
             packing = read_manifest(self.dest).packing
             if packing is None:
                 raise DataError("holds shards that data.pack did not make", where=self.dest, fix=OTHER_FOLDER)
-        asked = {"short_side": self.pack.short_side, "order": self.pack.order}
-        if self.pack.short_side is not None:
-            asked["quality"] = self.pack.quality
-        for name, value in asked.items():
-            has = getattr(packing, name)
+        asked = options_of(self)
+        names = ("order", "short_side", "quality") if asked.short_side is not None else ("order", "short_side")
+        for name in names:
+            has, value = getattr(packing, name), getattr(asked, name)
             if has != value:
                 raise DataError(
-                    f"was packed with {name} {_said(has)}, and data.pack.{name} is {_said(value)}",
+                    f"was packed with {name} {_said(has)}, and this experiment wants {_said(value)}",
                     where=f"data.{self.split} {self.dest}",
                     fix=OTHER_FOLDER,
                 )
@@ -124,7 +123,7 @@ def pack_missing(comparison: Comparison, connected: Callable[[], None], console:
             for note in collection.notes:
                 console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
             with showing(console) as progress, about(f"data.{goal.split}"):
-                pack(collection, goal.dest, options_of(goal.pack), workers=None if on_ray else 0, progress=progress)
+                pack(collection, goal.dest, options_of(goal), workers=None if on_ray else 0, progress=progress)
 
 
 class Listed(NamedTuple):
@@ -146,12 +145,16 @@ def listed(goal: Goal) -> Listed:
         return Listed(len(labels), len(names) if names else int(labels.max()) + 1)
 
 
-def options_of(pack: Pack) -> PackOptions:
-    """The options of `kdray shard` that `data.pack` gives."""
+def options_of(goal: Goal) -> PackOptions:
+    """What `data.pack` means for one split, as options of `kdray shard`.
+
+    Only what is trained on is re-encoded: accuracies are of the test images as they are.
+    """
     from kdray.data.pack.options import PackOptions
 
+    pack = goal.pack
     return PackOptions(
-        short_side=pack.short_side,
+        short_side=pack.short_side if goal.split == "train" else None,
         quality=pack.quality,
         shard_bytes=pack.shard_bytes,
         row_group_rows=pack.row_group_rows,

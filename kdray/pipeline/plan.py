@@ -177,7 +177,7 @@ class _Planning:
                     "or fetches that"
                 )
                 return declared
-        if self.dry and (to_pack := unpacked(data)):
+        if self.dry and (to_pack := self._unpacked(data)):
             return self._to_be_packed(data, to_pack)
         try:
             return open_dataset(data)
@@ -192,6 +192,14 @@ class _Planning:
             self.exact = False
             self._note("data", error)
             return declared
+
+    def _unpacked(self, data: Data) -> list[Goal]:
+        try:
+            return unpacked(data)
+        except StoreError as error:
+            if not lies_elsewhere(data, error):
+                raise
+            return []  # what cannot be seen from here is planned from what is declared of it
 
     def _to_be_packed(self, data: Data, to_pack: list[Goal]) -> Dataset:
         """A stand-in for shards that the run would make, of the size that a look at their sources tells."""

@@ -53,6 +53,7 @@ def test_it_packs_once_then_trains(lab: Lab, flowers: Path) -> None:
     packed = record["data"]["train"]["packed"]
     assert packed["kind"] == "imagefolder" and packed["bad_files"] == 0
     assert (packed["short_side"], packed["quality"], packed["order"]) == (40, 80, "mixed")
+    assert record["data"]["test"]["packed"]["short_side"] is None  # accuracies are of the images as they are
     shards = tree_of(flowers.parent / "shards")
     shutil.rmtree(flowers)  # it is not needed any more
     again = lab.run(changes=wanted)
@@ -119,7 +120,7 @@ def test_others_at_the_destination_are_kept(lab: Lab, flowers: Path) -> None:
     lab.done(changes=changes(flowers, short_side=40))
     shards = tree_of(flowers.parent / "shards")
     error = lab.run(changes=changes(flowers, short_side=32)).error()
-    assert "data.train" in error and "packed with short_side 40" in error and "is 32" in error
+    assert "data.train" in error and "packed with short_side 40" in error and "wants 32" in error
     assert tree_of(flowers.parent / "shards") == shards
 
 
