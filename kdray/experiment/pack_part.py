@@ -17,7 +17,8 @@ class Pack(Part):
 
     `source` holds both splits (a data set's archive, a folder with train/ and val/); `train` and `test` name one each.
     `kind` is what it is, where that cannot be told. With `short_side` larger training images are made smaller and
-    saved as JPEG of `quality`; without it, and in test always, every byte stays as it is. The rest is as the options of `kdray shard`.
+    saved as JPEG of `quality`; without it, and in test always, every byte stays as it is.
+    The rest is as the options of `kdray shard`.
     """
 
     source: Text | None = None
