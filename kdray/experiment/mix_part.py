@@ -33,6 +33,13 @@ class Mix(Part):
             raise refuse(problem, "Remove it, or give both", ("cutmix_share",))
         return self
 
+    def in_words(self) -> str:
+        """What is done, for people: `mixup Beta(0.2) or CutMix Beta(1) (0.5 of them), in 0.8 of all batches`."""
+        kinds = [] if self.mixup is None else [f"mixup Beta({self.mixup:g})"]
+        kinds += [] if self.cutmix is None else [f"CutMix Beta({self.cutmix:g})"]
+        share = f" ({self.cutmix_share:g} of them)" if len(kinds) == 2 else ""
+        return f"{' or '.join(kinds)}{share}, in {'every batch' if self.p == 1 else f'{self.p:g} of all batches'}"
+
 
 def false_is_off(mix: Any) -> Any:
     """`mix: false`, as the batches of which none is mixed."""

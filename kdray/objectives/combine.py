@@ -264,13 +264,14 @@ def _check(entry: Entry, needs: Needs, setup: Setup, where: str) -> None:
 
 
 def _not_mixable(entry: Entry, where: str) -> ConfigError:
-    key = "teacher.data.mix" if where.startswith("teacher.") else "data.mix"
-    if not entry.objective.method:
+    cls, key = entry.objective, "teacher.data.mix" if where.startswith("teacher.") else "data.mix"
+    if not cls.method:
         problem = f"its class does not say that it is sound on mixed images ({key})"
         fix = f"Declare mixable = True where it compares both networks' outputs of an image, or write {key}: false"
         return ConfigError(problem, where=where, fix=fix)
-    problem = f"it takes every image for one image of one class, and {key} mixes two"
-    others = ", ".join(name for name, cls in methods().items() if cls.takes_mixed(cls.config()))
+    by_options = any("takes_mixed" in vars(one) for one in cls.__mro__ if one is not Objective)
+    problem = f"it takes each image for one of one class{' (with these options)' * by_options}, and {key} mixes two"
+    others = ", ".join(name for name, one in methods().items() if one.takes_mixed(one.config()))
     return ConfigError(problem, where=where, fix=f"Write {key}: false, or use methods that take mixed images: {others}")
 
 

@@ -102,6 +102,8 @@ def stage_lines(stage: Stage, sizes: Estimate, exact: bool = True) -> list[str]:
         f"{sizes.samples} samples ({sizes.dropped} of each epoch dropped)"
         + (f", {spec.data.views} views of each" if spec.data.views > 1 else "")
     )
+    if spec.data.mix is not None:
+        lines.append(f"  mixed images: {spec.data.mix.in_words()}")
     if sizes.teacher is not None:
         lines.append(
             f"  teacher {sizes.teacher.name}: {readable_count(sizes.teacher.parameters)} parameters, "

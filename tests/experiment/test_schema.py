@@ -18,7 +18,7 @@ from kdray.experiment import (
 )
 from kdray.experiment.part import Part
 
-PARTS = tuple(f"kdray.experiment.{module}" for module in ("schema", "data_part", "train_part"))
+PARTS = tuple(f"kdray.experiment.{module}" for module in ("schema", "data_part", "mix_part", "train_part"))
 OPTIMIZER = {"lr": 0.1}
 TRAIN = {"epochs": 10, "batch": 8, "optimizer": OPTIMIZER}
 DATA = {"source": "digits"}

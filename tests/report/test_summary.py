@@ -129,6 +129,14 @@ def test_label_noise_is_told() -> None:
     assert "label noise: 8911 of 45000 training labels are changed" in remarks(noisy)
 
 
+def test_mixed_images_are_told_of_the_stages_that_trained_on_them() -> None:
+    assert not [line for line in remarks(RECORD) if "mixed" in line]
+    made_of = {"data": {"mix": {"cutmix": 1.0, "p": 0.5}}}
+    said = "student alone: trained on mixed images: CutMix Beta(1), in 0.5 of all batches"
+    assert said in remarks(changed(1, made_of=made_of))
+    assert not [line for line in remarks(changed(0, made_of=made_of)) if "mixed" in line]  # was only evaluated
+
+
 def test_without_a_validation_split_it_says_so() -> None:
     record = copy.deepcopy(RECORD)
     assert not [line for line in remarks(record) if "no validation split" in line]

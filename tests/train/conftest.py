@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kdray.data.batch import Batch
-from kdray.experiment import Checkpointing, ModelSpec, Optimizer, Train
+from kdray.experiment import Checkpointing, Mix, ModelSpec, Optimizer, Train
 from kdray.models.zoo import build
 from kdray.objectives import ObjectiveSet, Setup
 from kdray.store import Store
@@ -79,6 +79,7 @@ def build_loop(
     net_factory: Any = None,
     rank: int = 0,
     world: int = 1,
+    mix: Mix | None = None,
     **train: Any,
 ) -> Loop:
     """A loop over a tiny student (and teacher) whose checkpoints lie in `folder` of `root`."""
@@ -105,6 +106,7 @@ def build_loop(
         batch=8,
         epochs=config.epochs,
         seed=0,
+        mixed=mix is not None,
     )
     members = ObjectiveSet(objectives or {"ce": {}, "kd": {}}, setup)
     frozen = freeze(teacher, PIXELS, FP32, SIZE)
@@ -123,6 +125,7 @@ def build_loop(
         deployed=members.deployed(student, frozen.net),
         rank=rank,
         world=world,
+        mix=mix,
     )
     return Loop(job)
 
