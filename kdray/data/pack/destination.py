@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -27,8 +28,10 @@ from kdray.store.local import sync_folder, temporary_name
 from kdray.store.place import parse
 from kdray.store.store import explaining
 
+log = logging.getLogger(__name__)
 PARTS = "manifest.json.parts"
 THREADS = 16
+TRIES = 3
 FRESH = "--fresh deletes it and starts over; or pack into another folder"
 _SHARD = re.compile(r"^.+-\d{5,}-of-\d{5,}\.parquet$")
 
@@ -65,7 +68,7 @@ class Destination:
             DataError: something else is there.
             StoreError: the storage fails.
         """
-        there = set(self.store.list())
+        there = set(self.store.list()) - {PARTS}
         for name in (MANIFEST, WRITING):
             if name not in there:
                 continue
@@ -162,9 +165,16 @@ class Destination:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what a packing needs only while it is under way."""
-        self.store.delete(PARTS)
+        """Remove what a packing needs only while it is under way; another packer may be about to find out."""
         self.store.delete(WRITING)
+        for attempt in range(TRIES):
+            try:
+                self.store.delete(PARTS)
+            except StoreError as exc:  # a record came in while the folder was emptied
+                if attempt == TRIES - 1:
+                    log.warning("%s is packed, but its leftovers stay: %s", self.uri, exc)
+            else:
+                return
 
     def clear(self) -> bool:
         """Delete what a packing left here, whole or not, and nothing else; False when there was none.
@@ -185,7 +195,8 @@ class Destination:
         for name in sorted(there):
             if _SHARD.match(name):
                 store.delete(name)
-        self.tidy()
+        store.delete(PARTS)
+        store.delete(WRITING)
         return True
 
     def _json(self, name: str) -> dict[str, Any]:
