@@ -7,6 +7,7 @@ weights by a short training.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,8 @@ def smoke(experiment: Experiment) -> Smoke:
     plain = experiment.model_dump(mode="json", exclude_unset=True)
     storage = "runs" if "://" in experiment.storage else experiment.storage
     plain["storage"] = os.path.join(storage, "smoke")
-    plain["train"] = _small_train(experiment.train)
+    mixes = (experiment.data.mix or experiment.teacher_data.mix) is not None
+    plain["train"] = _small_train(experiment.train, mixes)
     plain["cluster"] = _small_cluster(experiment, plain.get("cluster", {}))
     stand_in = _small_data(experiment, plain, notes)
     for role in ("teacher", "student"):
@@ -85,7 +87,7 @@ def smoke(experiment: Experiment) -> Smoke:
     if experiment.teacher is not None:
         plain["teacher"].pop("min_accuracy", None)
         if experiment.teacher.train is not None:
-            plain["teacher"]["train"] = _small_train(experiment.teacher.train)
+            plain["teacher"]["train"] = _small_train(experiment.teacher.train, mixes)
     _small_images(plain)
     return Smoke(experiment_from_dict(plain, where="--smoke"), notes, stand_in)
 
@@ -99,9 +101,10 @@ def _small_cluster(experiment: Experiment, plain: dict[str, Any]) -> dict[str, A
     return plain
 
 
-def _small_train(train: Train) -> dict[str, Any]:
+def _small_train(train: Train, mixes: bool) -> dict[str, Any]:
     plain = train.model_dump(mode="json", exclude_unset=True)
-    plain["batch"] = max(train.accumulate, min(BATCH, train.batch) // train.accumulate * train.accumulate)
+    unit = math.lcm(train.accumulate, 2) if mixes else train.accumulate  # mixed images come in pairs
+    plain["batch"] = max(unit, min(BATCH, train.batch) // unit * unit)
     plain["epochs"] = min(EPOCHS, train.epochs)
     schedule = plain.get("schedule", {})
     if schedule.get("type") == "multistep":

@@ -118,3 +118,12 @@ def test_what_cannot_be_mixed_is_refused_before_anything_starts(lab: Lab, change
     (lab.folder / "own_of_mix.py").write_text(OWN)
     assert said in lab.run(changes=MIX | changes).error(2)
     assert lab.artifacts() == []
+
+
+@pytest.mark.parametrize("key", ["data", "teacher"])
+def test_a_small_version_has_a_batch_in_pairs(lab: Lab, applied: list[Mixture], key: str) -> None:
+    mix = {"data": MIX["data"], "teacher": {"data": MIX["data"]}}[key]
+    changes = {key: mix, "train": {"accumulate": 5, "batch": 40}}
+    done = lab.run("--smoke", changes=changes)
+    assert done.code == 0, done.err
+    assert {mixture.block for mixture in applied} == {2}  # of batches of 10
