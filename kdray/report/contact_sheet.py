@@ -55,14 +55,28 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Section:
+    """Rows under a title of their own, whose cells are not those of the columns."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
 class Sheet:
-    """What stands on the page. `warnings` come after the `legend`, in red."""
+    """What stands on the page. `warnings` come after the `legend`, in red; `sections` after the `rows`."""
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     legend: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    sections: tuple[Section, ...] = ()
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """The rows, then those of the sections."""
+        return [*self.rows, *(row for section in self.sections for row in section.rows)]
 
 
 Picture = tuple[np.ndarray, int]  # pixels as they stand on the page, and the factor as in `Box`
@@ -82,7 +96,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawn:
-    """The page, and where the picture of every row and column is on it; None where a cell has none."""
+    """The page, and where the picture of every cell of `Sheet.all_rows` is on it; None where a cell has none."""
 
     image: Image.Image
     boxes: tuple[tuple[Box | None, ...], ...]
@@ -110,15 +124,16 @@ def placed(pixels: np.ndarray, cell: int) -> Picture:
 class _Page:
     def __init__(self, sheet: Sheet) -> None:
         self.sheet = sheet
-        pictures = [cell.pixels for row in sheet.rows for cell in row.cells if cell.pixels is not None]
+        pictures = [cell.pixels for row in sheet.all_rows for cell in row.cells if cell.pixels is not None]
         longest = max((max(pixels.shape[:2]) for pixels in pictures), default=0)
         self.cell = LARGE_CELL if longest > SMALL_IMAGE else SMALL_CELL
         self.placed = [
             [None if cell.pixels is None else placed(cell.pixels, self.cell) for cell in row.cells]
-            for row in sheet.rows
+            for row in sheet.all_rows
         ]
         self.title, self.name, self.text, self.small = Letters(22), Letters(16), Letters(14), Letters(12)
-        wanted = MARGIN + LABEL + len(sheet.columns) * (self.cell + GAP) + MARGIN - GAP
+        columns = max([len(sheet.columns), *(len(row.cells) for row in sheet.all_rows)])
+        wanted = MARGIN + LABEL + columns * (self.cell + GAP) + MARGIN - GAP
         self.width = max(LEAST_WIDTH, wanted)
         self.left = MARGIN + LABEL
 
@@ -135,11 +150,16 @@ class _Page:
         y = self._head(MARGIN)
         y = self._column_heads(y)
         boxes: list[tuple[Box | None, ...]] = []
-        for row, pictures in zip(self.sheet.rows, self.placed, strict=True):
-            self._rule(y)
-            y, row_boxes = self._row(row, pictures, y + GAP)
-            y += GAP
-            boxes.append(row_boxes)
+        pictures = iter(self.placed)
+        for section in (None, *self.sheet.sections):
+            if section is not None:
+                self._rule(y)
+                y = self._lines(self.name, MARGIN, y + 2 * GAP, section.title, self.width - 2 * MARGIN, 2, INK) + GAP
+            for row in self.sheet.rows if section is None else section.rows:
+                self._rule(y)
+                y, row_boxes = self._row(row, next(pictures), y + GAP)
+                y += GAP
+                boxes.append(row_boxes)
         return y + MARGIN - GAP, tuple(boxes)
 
     def _write(self, letters: Letters, at: tuple[float, float], text: str, colour: Colour = INK) -> None:

@@ -11,11 +11,13 @@ from kdray.data.threads import decode_rows
 from kdray.errors import DataError
 from kdray.experiment.explain import show
 from kdray.report.contact_sheet import Cell, Column, Row, Sheet
+from kdray.report.data_mixed import mixed_sections
 from kdray.report.data_sample import read_header
 from kdray.report.data_subject import Subject, Way
 from kdray.report.text import size
 
 MOST_VIEWS = 8
+LEAST_MIXED = 5  # mixed images in a row, where there are fewer columns
 CELLS_A_WAY = 4  # epochs times views that are aimed at; half of it where there are several ways
 
 
@@ -86,6 +88,7 @@ def make_sheet(subject: Subject, rows: Rows, names: dict[int, str], epoch: int) 
         rows=made,
         legend=tuple(legend(subject)),
         warnings=tuple(size_warnings(subject, looks.sizes_of)),
+        sections=tuple(mixed_sections(subject, epoch, max(len(columns), LEAST_MIXED))),
     )
 
 
@@ -95,9 +98,7 @@ def legend(subject: Subject) -> list[str]:
     if subject.data.eval_transform:
         lines.append(f"evaluation: {transforms_text(subject.data.eval_transform)}")
     for way in subject.ways:
-        name = f"training ({way.name})" if way.name else "training"
-        views = f"; {way.data.views} views" if way.data.views > 1 else ""
-        lines.append(f"{name}: {transforms_text(way.data.augment)}{views}")
+        lines.append(f"training{f' ({way.name})' if way.name else ''}: {way_text(way)}")
     lines.append(f"then normalised: {normalisation_text(subject)}" + (f"; seed {subject.seed}" if subject.ways else ""))
     return lines
 
@@ -115,6 +116,13 @@ def size_warnings(subject: Subject, sizes_of: dict[str, set[tuple[int, int]]]) -
             )
             warnings.append(f"{what} ({few}), and {fix}")
     return warnings
+
+
+def way_text(way: Way) -> str:
+    """What a way does to images, in a line."""
+    views = f"; {way.data.views} views" if way.data.views > 1 else ""
+    mix = f"; {way.data.mix.in_words()}" if way.data.mix is not None else ""
+    return f"{transforms_text(way.data.augment)}{views}{mix}"
 
 
 def transforms_text(entries: list[str | dict[str, dict]]) -> str:

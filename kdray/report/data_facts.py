@@ -12,7 +12,7 @@ import numpy as np
 from rich.cells import cell_len
 
 from kdray.data.layout import Manifest
-from kdray.report.data_cells import normalisation_text, transforms_text
+from kdray.report.data_cells import normalisation_text, transforms_text, way_text
 from kdray.report.data_sample import Look
 from kdray.report.data_subject import Subject
 from kdray.report.text import size
@@ -38,11 +38,8 @@ def facts(subject: Subject, look: Look) -> list[Fact]:
     lines.append(("formats", f"{_listed(look.kinds)} (in {_seen(look)})"))
     lines.append(("ids", _ids(manifest)))
     lines.append(("mean and std", normalisation_text(subject)))
-    if subject.ways and (len(subject.ways) > 1 or subject.ways[0].data.augment):
-        for number, way in enumerate(subject.ways):
-            views = f"; {way.data.views} views" if way.data.views > 1 else ""
-            named = f"{way.name}: " if way.name else ""
-            lines.append(("" if number else "augment", f"{named}{transforms_text(way.data.augment)}{views}"))
+    for number, way in enumerate(subject.ways):
+        lines.append(("" if number else "training", f"{f'{way.name}: ' if way.name else ''}{way_text(way)}"))
     if subject.data.eval_transform:
         lines.append(("evaluation", transforms_text(subject.data.eval_transform)))
     lines.append(("decoded", _decoded(subject, look)))

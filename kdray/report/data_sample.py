@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 
@@ -166,7 +167,11 @@ def _affordable(rows: list[int], headers: dict[int, Header]) -> list[int]:
 def read_header(data: bytes) -> Header | None:
     """What Pillow reads at the beginning of an image file; None where it knows no such file."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with warnings.catch_warnings():
+            # Of sizes that decoding refuses anyhow.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with image:
             turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
             return Header(image.width, image.height, image.format or "?", image.mode, turned)
     except Exception as error:  # as in kdray.data.decode: Pillow's plugins raise whatever a damaged file leads them to

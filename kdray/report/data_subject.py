@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,7 +16,7 @@ from kdray.data.layout import Manifest, Triple
 from kdray.data.manifest import read_manifest
 from kdray.data.reader import read_labels
 from kdray.errors import ConfigError, DataError, KdrayError, nearest
-from kdray.experiment import Comparison, Data, Experiment, Part, load_comparison
+from kdray.experiment import Comparison, Data, Experiment, Part, Train, load_comparison
 from kdray.experiment.explain import Place, explain, problems
 from kdray.experiment.sets import Set, in_order
 from kdray.experiment.yaml_text import parse
@@ -26,7 +26,7 @@ from kdray.store.place import parse as parse_place
 
 SPLITS = ("train", "validation", "test")
 SEVERAL = 4  # names of variants that are told one by one
-_WAY = ("augment", "views")  # what may differ between the rows that stages of one experiment train on
+_WAY = ("augment", "views", "mix")  # what may differ between the rows that stages of one experiment train on
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,14 @@ class Wish:
 
 @dataclass(frozen=True)
 class Way:
-    """How training sees images: `data.augment` in `data.views` views. `name` says which stages do, "" for all."""
+    """How training sees images: `data.augment` in `data.views` views, mixed as `data.mix` says. `name` says which
+    stages do, "" for all; `batch` is their global batch where an experiment says it, over `world` workers.
+    """
 
     name: str
     data: Data
+    batch: int | None = None
+    world: int = 1
 
 
 @dataclass(frozen=True)
@@ -236,34 +240,34 @@ def _of_experiment(comparison: Comparison, wish: Wish) -> Subject:
     )
 
 
-def _ways(experiments: Any, wish: Wish, data: Data) -> tuple[Way, ...]:
+def _ways(experiments: Mapping[str, Experiment], wish: Wish, data: Data) -> tuple[Way, ...]:
     """Each way in which a stage of one of `experiments` sees training images, once, with the names of these stages."""
+    first = next(iter(experiments.values()))
+    world = max(1, first.cluster.workers)
     if wish.augment is not None or wish.views is not None:
-        return (Way("", data),)
-    found: dict[str, tuple[list[str], Data]] = {}
+        return (Way("", data, first.train.batch, world),)
+    found: dict[str, tuple[list[str], Way]] = {}
     for variant, experiment in experiments.items():
-        for stage, seen in _stages(experiment):
+        for stage, seen, train in _stages(experiment):
             key = repr([getattr(seen, name) for name in _WAY])
-            names = found.setdefault(key, ([], seen))[0]
+            names = found.setdefault(key, ([], Way("", seen, train.batch, world)))[0]
             names.append(" of ".join(part for part in (stage, variant) if part))
-    if len(found) == 1:
-        ((_, seen),) = found.values()
-        return (Way("", seen),)
-    return tuple(Way(_told(names, experiments), seen) for names, seen in found.values())
+    several = len(found) > 1
+    return tuple(replace(way, name=_told(names, experiments) if several else "") for names, way in found.values())
 
 
-def _stages(experiment: Experiment) -> list[tuple[str, Data]]:
-    """What the stages of `experiment` that train see, under "" where all see the same."""
+def _stages(experiment: Experiment) -> list[tuple[str, Data, Train]]:
+    """What the stages of `experiment` that train see, under "" where all see the same, and how they train."""
     teacher, seen = experiment.teacher, experiment.teacher_data
-    trains = teacher is not None and teacher.weights is None
+    of_teacher = (teacher.train if teacher is not None else None) or experiment.train
     if experiment.student is None:
-        return [("", seen)]
-    if not trains or seen == experiment.data:
-        return [("", experiment.data)]
-    return [("student", experiment.data), ("teacher", seen)]
+        return [("", seen, of_teacher)]
+    if teacher is None or teacher.weights is not None or seen == experiment.data:
+        return [("", experiment.data, experiment.train)]
+    return [("student", experiment.data, experiment.train), ("teacher", seen, of_teacher)]
 
 
-def _told(names: list[str], experiments: Any) -> str:
+def _told(names: list[str], experiments: Mapping[str, Experiment]) -> str:
     teachers = [name for name in names if name.startswith("teacher of ")]
     if len(teachers) == len(experiments) > 1:  # one for all
         names = ["teacher", *(name for name in names if name not in teachers)]

@@ -18,6 +18,7 @@ from kdray.report.contact_sheet import (
     Column,
     Drawn,
     Row,
+    Section,
     Sheet,
     draw,
     placed,
@@ -126,6 +127,17 @@ def test_text_of_any_length_stays_on_the_page_and_off_the_pictures(columns: int)
         assert row[0] is not None
         top, height, left, width = row[0].top, row[0].height, row[0].left, row[0].width
         assert not page[top : top + height, left : left + width].any()
+
+
+def test_sections_stand_below_under_their_title() -> None:
+    rows = table(noise(32, 32, 1), noise(32, 32, 2)).rows
+    sections = (Section(LONG, (Row("a", tuple(Cell(noise(32, 32, i)) for i in range(3, 12))),)), Section("b", ()))
+    sheet = Sheet("s", (Column("stored"),), rows, sections=sections)
+    drawn = draw(sheet)
+    boxes = [box for row in drawn.boxes for box in row if box is not None]
+    assert [len(row) for row in drawn.boxes] == [1, 1, 9] and boxes[2].top > boxes[1].top + SMALL_CELL + 40
+    assert boxes[-1].left + boxes[-1].width <= drawn.image.width - MARGIN  # the page is as wide as its widest row
+    assert np.array_equal(pixels_in(drawn, 2, 8)[::5, ::5], noise(32, 32, 11))
 
 
 def test_a_sheet_is_the_same_every_time() -> None:

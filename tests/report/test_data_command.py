@@ -200,6 +200,14 @@ def test_odd_images_come_out_as_the_feeds_see_them(tmp_path: Path) -> None:
         assert cell.pixels is not None and cell.pixels.shape == (60, 90, 3) and f"90 x 60, {kind}, " in cell.caption
 
 
+def test_a_bomb_is_refused(here: Path, recwarn: pytest.WarningsRecorder) -> None:
+    bomb = b"P6 10000 10000 255\n" + bytes(64)
+    header = data_sample.read_header(bomb)
+    assert header is not None and (header.width, header.format) == (10000, "PPM") and not list(recwarn)
+    write(here / "set", [(photos(1, size=(64, 48))[0], 0, "good"), (bomb, 0, "bomb")], ["all"])
+    assert "row 1 (10000 x 10000 pixels, more than 67108864)" in shown("set")
+
+
 def test_names_and_ids_are_those_of_the_set(here: Path) -> None:
     write(here / "set", [(data, 0, f"Gärten/{i}.jpg") for i, data in enumerate(photos(3, size=(40, 30)))], ["花"])
     subject = open_subject("set", Wish())
@@ -264,7 +272,7 @@ def test_an_experiment_says_what_its_stages_see(lab: Lab) -> None:
     own = {"data": {"views": 1, "augment": ["pad_crop"]}}
     out = shown(lab.write({"data": data, "teacher": own}))
     assert "rows          64, the train split, of 1438 rows in the shards" in out
-    assert "augment       student: flip(same: true), then pad_crop; 2 views\n" in out
+    assert "training      student: flip(same: true), then pad_crop; 2 views\n" in out
     assert "              teacher: pad_crop\n" in out and (lab.folder / "tiny-data.png").exists()
     subject = open_subject(str(lab.write({"data": data, "teacher": own, "seed": 5})), Wish())
     assert [way.name for way in subject.ways] == ["student", "teacher"] and subject.seed == 5
