@@ -1,94 +1,79 @@
-"""Settings and fixtures of all rooms: a real S3 server of our own on this machine, a place for tiny experiments."""
+"""Settings and fixtures of all rooms: S3 servers of our own on this machine, a place for tiny experiments."""
 
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from tests.servers.faulty import Faulty, faulty
+from tests.servers.s3 import S3, moto, radosgw, why_no_radosgw
+
 if TYPE_CHECKING:
     from tests.tiny import Lab
+
+__all__ = ["S3"]
 
 # The default deadline of 200 ms an example measures how busy the machine is, not the code.
 settings.register_profile("kdray", deadline=None)
 settings.load_profile("kdray")
 
+_remarks: list[str] = []
 
-@dataclass(frozen=True)
-class S3:
-    """An S3 server: its endpoint, and a bucket that exists; the AWS_* variables point to it."""
 
-    endpoint: str
-    bucket: str
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end what ran otherwise than it should."""
+    for remark in _remarks:
+        terminalreporter.write_line(f"warning: {remark}", yellow=True)
 
-    def uri(self, path: str) -> str:
-        return f"s3://{self.bucket}/{path}"
+
+def point_to(server: S3, patch: pytest.MonkeyPatch) -> None:
+    """Make `server` what the AWS_* variables mean, and nothing else."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        patch.delenv(name)
+    for name, value in server.environment.items():
+        patch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
-    """moto in a process of its own; everything in it is gone with the session. Use a prefix of your own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    """moto, for the whole session; the AWS_* variables point to it. Use a prefix of your own."""
     patch = pytest.MonkeyPatch()
     try:
-        _wait(endpoint, server)
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in {
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": "test-key",
-            "AWS_SECRET_ACCESS_KEY": "test-secret",
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }.items():
-            patch.setenv(name, value)
-        import boto3
-
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="kdray-tests")
-        yield S3(endpoint, "kdray-tests")
+        with moto() as server:
+            point_to(server, patch)
+            yield server
     finally:
         patch.undo()
-        server.terminate()
-        try:
-            server.wait(10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
 
 
-def _wait(endpoint: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise RuntimeError(f"the S3 server ended with {server.returncode}")
-        try:
-            urllib.request.urlopen(endpoint + "/moto-api/", timeout=5).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise RuntimeError("the S3 server did not start within 60 s")
+@pytest.fixture(scope="session")
+def real_s3_server() -> Iterator[S3]:
+    """A production server, Ceph's, where it can be started; else moto, which the report tells. Touches no variable."""
+    reason = why_no_radosgw()
+    if reason is not None:
+        _remarks.append(f"object storage tests ran against moto: {reason}")
+    with radosgw() if reason is None else moto() as server:
+        yield server
+
+
+@pytest.fixture
+def real_s3(real_s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """`real_s3_server`, with the AWS_* variables of this test pointing to it. Use a prefix of your own."""
+    point_to(real_s3_server, monkeypatch)
+    return real_s3_server
+
+
+@pytest.fixture
+def proxy(real_s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    """A proxy before `real_s3` that does what the test tells it; the AWS_* variables point to the proxy."""
+    with faulty(real_s3.endpoint) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)
+        yield between
 
 
 @pytest.fixture(scope="session")

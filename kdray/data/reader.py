@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,18 +18,18 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs
 import pyarrow.parquet as pq
 
 from kdray.data.manifest import Manifest
-from kdray.errors import DataError
+from kdray.data.remote import AGAIN, is_remote, read_table
+from kdray.errors import DataError, StoreError
 from kdray.store import open_uri
 from kdray.store.explain import explain
 
 T = TypeVar("T")
 R = TypeVar("R")
 REMOTE_THREADS = 16
-AGAIN = "Copy or write the shard again"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -199,28 +200,49 @@ def _no_null(manifest: Manifest, shard: int, first: int, name: str, column: pa.C
 
 def _read(manifest: Manifest, shard: int, row_group: int | None, columns: Sequence[str]) -> pa.Table:
     uri, size = manifest.shard_uri(shard), manifest.shards[shard].bytes
+    remote = is_remote(manifest.folder)
     try:
-        files, path = open_uri(uri)
-        with files.open_input_file(path) as source:
-            if source.size() != size:
-                raise DataError(
-                    f"has {source.size()} bytes instead of {size}: cut off or changed", where=uri, fix=AGAIN
-                )
-            remote = not isinstance(files, pa.fs.LocalFileSystem)
-            known = _footer(uri, size, manifest.fingerprint)
-            with pq.ParquetFile(source, metadata=known, pre_buffer=remote) as shard_file:
-                # Threads are ours, one per row group: Arrow's own would compete with them.
-                if row_group is None:
-                    return shard_file.read(columns=list(columns), use_threads=False)
-                return shard_file.read_row_group(row_group, columns=list(columns), use_threads=False)
+        if not remote:
+            return _read_local(uri, size, manifest.fingerprint, row_group, columns)
+        try:
+            return read_table(uri, size, manifest.fingerprint, row_group, columns)
+        except (pa.ArrowException, OSError) as exc:
+            # Damaged on its way, perhaps: what is damaged in the storage is so the second time too.
+            log.warning("%s: does not read (%s), reading it again", uri, _one_line(exc))
+            return read_table(uri, size, manifest.fingerprint, row_group, columns)
     except FileNotFoundError as exc:
-        raise DataError("is missing", where=uri, fix="Copy the set again, whole") from exc
+        raise _missing(uri) from exc
     except pa.ArrowException as exc:
-        raise DataError(f"does not read: {' '.join(str(exc).split())[:200]}", where=uri, fix=AGAIN) from exc
+        raise DataError(f"does not read: {_one_line(exc)}", where=uri, fix=AGAIN) from exc
     except OSError as exc:
-        if exc.errno is None and "AWS" not in str(exc):  # Parquet's own complaints come as OSError without a number
-            raise DataError(f"does not read: {' '.join(str(exc).split())[:200]}", where=uri, fix=AGAIN) from exc
+        if exc.errno is None:  # Parquet's own complaints come as OSError without a number
+            raise DataError(f"does not read: {_one_line(exc)}", where=uri, fix=AGAIN) from exc
         raise explain(exc, uri, "read") from exc
+    except StoreError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            raise _missing(uri) from exc
+        raise
+
+
+def _missing(uri: str) -> DataError:
+    return DataError("is missing", where=uri, fix="Copy the set again, whole")
+
+
+def _one_line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:200]
+
+
+def _read_local(uri: str, size: int, fingerprint: str, row_group: int | None, columns: Sequence[str]) -> pa.Table:
+    files, path = open_uri(uri)
+    with files.open_input_file(path) as source:
+        if source.size() != size:
+            raise DataError(f"has {source.size()} bytes instead of {size}: cut off or changed", where=uri, fix=AGAIN)
+        known = _footer(uri, size, fingerprint)
+        with pq.ParquetFile(source, metadata=known, page_checksum_verification=True) as shard:
+            # Threads are ours, one per row group: Arrow's own would compete with them.
+            if row_group is None:
+                return shard.read(columns=list(columns), use_threads=False)
+            return shard.read_row_group(row_group, columns=list(columns), use_threads=False)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -231,7 +253,7 @@ def _footer(uri: str, size: int, fingerprint: str) -> Any:
 
 
 def _in_threads(manifest: Manifest, items: Sequence[T], work: Callable[[T], R]) -> list[R]:
-    remote = "://" in manifest.folder
+    remote = is_remote(manifest.folder)
     threads = min(len(items), REMOTE_THREADS if remote else min(4, os.cpu_count() or 1))
     if threads <= 1:
         return [work(item) for item in items]

@@ -9,6 +9,6 @@ credentials come from the environment (`AWS_ENDPOINT_URL_S3`, `AWS_REGION`, prof
 experiment. All failures are `kdray.errors.StoreError`, one line each with the way out.
 """
 
-from kdray.store.store import Store, exists_uri, open_uri, read_uri
+from kdray.store.store import Store, exists_uri, open_uri, read_range, read_uri
 
-__all__ = ["Store", "exists_uri", "open_uri", "read_uri"]
+__all__ = ["Store", "exists_uri", "open_uri", "read_range", "read_uri"]

@@ -7,6 +7,8 @@ import os
 from typing import Any
 
 from kdray.store.local import replacing
+from kdray.store.part import Part
+from kdray.store.retry import retrying
 
 
 class ArrowObjects:
@@ -31,6 +33,15 @@ class ArrowObjects:
     def read(self, path: str) -> bytes:
         with filesystem().open_input_file(path) as file:
             return file.readall()
+
+    def read_range(self, path: str, start: int, length: int) -> Part:
+        def read() -> Part:
+            with filesystem().open_input_file(path) as file:
+                size = file.size()
+                first = start if start >= 0 else max(0, size + start)
+                return Part(file.read_at(max(0, min(length, size - first)), first), size)
+
+        return retrying(read, f"gs://{path}", "read")
 
     def read_file(self, path: str, target: str) -> None:
         with filesystem().open_input_stream(path) as source, replacing(os.path.abspath(target)) as file:

@@ -53,6 +53,9 @@ _BOTOCORE = {
     "ConnectTimeoutError": "Endpoint",
     "ReadTimeoutError": "Endpoint",
     "ConnectionClosedError": "Endpoint",
+    "HTTPClientError": "Endpoint",
+    "ResponseStreamingError": "Broken",
+    "IncompleteReadError": "Broken",
     "ProxyConnectionError": "Endpoint",
     "SSLError": "Tls",
     "NoCredentialsError": "NoCredentials",
@@ -74,13 +77,21 @@ _ARROW = {
     "SIGNATURE_DOES_NOT_MATCH": "SignatureDoesNotMatch",
     "NETWORK_CONNECTION": "Endpoint",
     "REQUEST_TIMEOUT": "Endpoint",
+    "SLOW_DOWN": "SlowDown",
+    "SERVICE_UNAVAILABLE": "ServiceUnavailable",
+    "INTERNAL_FAILURE": "InternalError",
+    "RESOURCE_NOT_FOUND": "NoSuchKey",
     "HTTP status 403": "AccessDenied",
     "HTTP status 404": "NoSuchKey",
+    "HTTP status 500": "InternalError",
+    "HTTP status 503": "ServiceUnavailable",
 }
 _KEYS_REFUSED = {
     "InvalidAccessKeyId": "the access key is not known",
     "SignatureDoesNotMatch": "the secret key does not fit the access key",
     "ExpiredToken": "the session token has expired",
+    "ExpiredTokenException": "the session token has expired",
+    "TokenRefreshRequired": "the session token has expired",
     "InvalidToken": "the session token is not valid",
     "RequestTimeTooSkewed": "this machine's clock is wrong",
 }
@@ -93,6 +104,12 @@ def _s3(code: str, uri: str, doing: str) -> StoreError:
     if code == "Endpoint":
         problem = f"endpoint {at} does not answer"
         fix = "Check that it is up and that AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL), proxy and network are right"
+    elif code == "Broken":
+        problem = f"answers of {at} break off"
+        fix = "Check the network and what stands between (proxy, load balancer), then start again: the run continues"
+    elif code in ("SlowDown", "ServiceUnavailable", "InternalError", "Throttling", "503", "500"):
+        problem = f"cannot {doing}: {at} answers {code}"
+        fix = "The server is overloaded or ill: start again later, the run continues; fewer workers ask less at once"
     elif code == "Tls":
         problem, fix = f"endpoint {at} has no valid TLS certificate", "Check http/https, or set AWS_CA_BUNDLE"
     elif code == "NoCredentials":
@@ -115,7 +132,10 @@ def _s3(code: str, uri: str, doing: str) -> StoreError:
             doing, "s3:GetObject"
         )
         problem = f"no permission to {doing}"
-        fix = f"Give these credentials {action} on it, or set other credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID)"
+        fix = (
+            f"Give these credentials {action} on it, renew them if they are temporary, "
+            "or set others (AWS_PROFILE, AWS_ACCESS_KEY_ID)"
+        )
     elif code in ("QuotaExceeded", "InsufficientCapacity", "XMinioStorageFull", "507"):
         problem, fix = f"no space left at {at}", f"Free some, raise the quota, or {ELSEWHERE}"
     elif code == "MissingContentLength":

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from kdray.store.part import Part
+
 TEMPORARY = ".tmp"
 
 
@@ -26,6 +28,12 @@ class LocalFiles:
 
     def read(self, path: str) -> bytes:
         return Path(path).read_bytes()
+
+    def read_range(self, path: str, start: int, length: int) -> Part:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            first = start if start >= 0 else max(0, size + start)
+            return Part(os.pread(file.fileno(), length, first), size)
 
     def read_file(self, path: str, target: str) -> None:
         self.write_file(target, path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kdray.errors import StoreError
 from kdray.store.explain import explain
+from kdray.store.part import Part
 from kdray.store.place import Place, Scheme, parse
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Backend(Protocol):
     def write(self, path: str, data: bytes | memoryview) -> None: ...
     def write_file(self, path: str, source: str) -> None: ...
     def read(self, path: str) -> bytes: ...
+    def read_range(self, path: str, start: int, length: int) -> Part: ...
     def read_file(self, path: str, target: str) -> None: ...
     def exists(self, path: str) -> bool: ...
     def list(self, path: str) -> list[str]: ...
@@ -178,7 +180,7 @@ def open_uri(uri: str | os.PathLike[str]) -> tuple[pyarrow.fs.FileSystem, str]:
         return fs.LocalFileSystem(use_mmap=True), place.path
     with explaining(place.uri, "read"):
         if place.scheme == "s3":
-            from kdray.store.s3 import filesystem
+            from kdray.store.s3_clients import filesystem
 
             return filesystem(place.path.partition("/")[0]), place.path
         from kdray.store.arrow import filesystem as google
@@ -189,6 +191,17 @@ def open_uri(uri: str | os.PathLike[str]) -> tuple[pyarrow.fs.FileSystem, str]:
 def read_uri(uri: str | os.PathLike[str]) -> bytes:
     """The bytes of one file anywhere; raises `StoreError` when it is absent or cannot be read."""
     return Store(uri).read_bytes("")
+
+
+def read_range(uri: str | os.PathLike[str], start: int, length: int) -> Part:
+    """`length` bytes of one file from `start` on (below 0: from its end), and the file's size; one request to S3.
+
+    Fewer bytes come only where the file ends. `length` must be at least 1, and -`start` where that is counted from the
+    end. Raises `StoreError`.
+    """
+    place = parse(uri)
+    with explaining(place.uri, "read"):
+        return backend_of(place.scheme).read_range(place.path, start, length)
 
 
 def exists_uri(uri: str | os.PathLike[str]) -> bool:

@@ -28,7 +28,7 @@ from kdray.errors import DataError, StoreError
 from kdray.experiment import Data
 from kdray.store import Store
 from tests.conftest import S3
-from tests.test_store import unprivileged
+from tests.store.test_refusals import unprivileged
 
 ROWS = {"train": 30, "test": 12}
 

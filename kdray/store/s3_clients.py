@@ -1,0 +1,174 @@
+"""boto3's clients and pyarrow's file system for the S3 of the present environment."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from kdray.errors import StoreError
+from kdray.store import explain
+from kdray.store.retry import PATIENCE, passing, retrying
+
+log = logging.getLogger(__name__)
+
+# An endpoint that does not answer must be told within 15 s, a busy one must not break a run of days.
+_PROBE: dict[str, Any] = {
+    "connect_timeout": 4,
+    "read_timeout": 6,
+    "retries": {"mode": "standard", "total_max_attempts": 2},
+}
+# Tried again by `retrying`, which covers the answer's body too.
+_WORK: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
+# For uploads and downloads in parts: each part is tried again by itself.
+_PARTS: dict[str, Any] = _WORK | {"retries": {"mode": "standard", "total_max_attempts": 8}}
+_ENVIRONMENT = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_PROFILE",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+)
+CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
+_lock = threading.RLock()
+
+
+def environment() -> tuple[str | None, ...]:
+    """All that decides which clients are right; it may change while the process runs."""
+    return (str(os.getpid()), *(os.environ.get(name) for name in _ENVIRONMENT))
+
+
+def filesystem(bucket: str) -> Any:
+    """A `pyarrow.fs.S3FileSystem` for reading, at the same endpoint and in the bucket's region."""
+    settings = environment()
+    return _filesystem(settings, probe(settings, bucket))
+
+
+@dataclass(frozen=True, eq=False)
+class Clients:
+    """boto3 clients of one session, each with its own timeouts and retries."""
+
+    session: Any
+    probe: Any
+    work: Any
+    parts: Any
+
+
+def clients(settings: tuple[str | None, ...]) -> Clients:
+    """The clients of `environment()`, made once however many threads ask."""
+    with _lock:
+        return _clients(settings)
+
+
+@functools.lru_cache(maxsize=4)
+def _clients(settings: tuple[str | None, ...]) -> Clients:
+    """Building a client takes a tenth of a second, and its connections are worth keeping."""
+    import boto3
+    from botocore.config import Config
+
+    session = boto3.session.Session()
+    at = explain.endpoint()
+    if at != "AWS" and not re.match(r"https?://[^/]", at):
+        fix = "Write http://host:port or https://host"
+        raise StoreError(f"{at!r} is no endpoint", where="AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL", fix=fix)
+    region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
+    extra: dict[str, Any] = {"max_pool_connections": 64}
+    if at != "AWS":
+        # Other servers often know neither the checksums that AWS made the default in 2025 nor buckets as host names.
+        extra["s3"] = {"addressing_style": "path"}
+        for name in CHECKSUMS:
+            extra[name.removeprefix("AWS_").lower()] = os.environ.get(name, "when_required").lower()
+    made = [
+        session.client(
+            "s3",
+            endpoint_url=None if at == "AWS" else at,
+            region_name=region,
+            config=Config(**config, **extra),
+        )
+        for config in (_PROBE, _WORK, _PARTS)
+    ]
+    return Clients(session, *made)
+
+
+def renew(used: Clients) -> bool:
+    """Whether other credentials are to be had than those of `used`, for instance in a file that was replaced; they are
+    taken from now on. What expires by a date that is known (roles, processes, SSO) boto3 renews by itself, in time.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    with _lock:
+        if _clients(environment()) is not used:  # another thread has renewed them
+            return True
+        try:
+            old, new = (each.get_credentials() for each in (used.session, boto3.session.Session()))
+            if new is None or (old is not None and old.get_frozen_credentials() == new.get_frozen_credentials()):
+                return False
+        except BotoCoreError:
+            return False
+        log.info("credentials were renewed; going on with the new ones")
+        _clients.cache_clear()
+        _filesystem.cache_clear()
+        return True
+
+
+@functools.lru_cache(maxsize=64)
+def probe(settings: tuple[str | None, ...], bucket: str) -> str:
+    """Ask once whether the bucket is there, with short timeouts; return its region.
+
+    403 passes: who may write one prefix need not be allowed to see the bucket, and the real call says it better.
+    """
+    from botocore.exceptions import ClientError
+
+    asks = clients(settings).probe
+
+    def busy(exc: BaseException) -> str | None:
+        """A server that says that it is busy is worth waiting for, one that says nothing may not be there."""
+        return passing(exc) if isinstance(exc, ClientError) else None
+
+    try:
+        answer = retrying(lambda: asks.head_bucket(Bucket=bucket), f"s3://{bucket}", "read", busy)
+    except ClientError as exc:
+        answer = exc.response
+        if code_of(exc) in ("404", "NoSuchBucket"):
+            raise ClientError({"Error": {"Code": "NoSuchBucket"}}, "HeadBucket") from exc
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if status not in (301, 307, 400, 403):
+            raise
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers.get("x-amz-bucket-region") or asks.meta.region_name
+
+
+@functools.lru_cache(maxsize=8)
+def _filesystem(settings: tuple[str | None, ...], region: str) -> Any:
+    import pyarrow.fs as fs
+
+    options: dict[str, Any] = {"region": region, "connect_timeout": 10, "request_timeout": 30}
+    retries = fs.AwsStandardS3RetryStrategy(max_attempts=PATIENCE.tries)
+    if explain.endpoint() == "AWS":
+        return fs.S3FileSystem(retry_strategy=retries, **options)
+    scheme, _, host = explain.endpoint().partition("://")
+    options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme}
+    # The SDK under pyarrow takes these from the environment alone, when a client is made.
+    unset = [name for name in CHECKSUMS if name not in os.environ]
+    with _lock:
+        os.environ.update(dict.fromkeys(unset, "when_required"))
+        try:
+            return fs.S3FileSystem(retry_strategy=retries, **options)
+        finally:
+            for name in unset:
+                del os.environ[name]
+
+
+def code_of(exc: BaseException) -> str:
+    """S3's error code in an exception of botocore, "" in any other."""
+    return str(getattr(exc, "response", {}).get("Error", {}).get("Code", ""))

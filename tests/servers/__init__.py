@@ -1,0 +1,1 @@
+"""Servers that tests talk to: real ones, and one that misbehaves on purpose."""
