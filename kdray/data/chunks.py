@@ -14,6 +14,7 @@ from kdray.data.manifest import Manifest
 from kdray.errors import DataError
 
 Shape = tuple[int, ...]
+Memory = Callable[[Shape], np.ndarray]
 Mapper = Callable[[Callable[[int], list[Shape] | str], Iterable[int]], Iterable[list[Shape] | str]]
 
 
@@ -60,6 +61,10 @@ class Chunk:
         return Chunk(self.images[:, at], self.labels[at], self.ids[at], self.index[at], [""] * len(at))
 
 
+def _new_memory(shape: Shape) -> np.ndarray:
+    return np.empty(shape, dtype=np.uint8)
+
+
 def build_chunk(
     pixels: Callable[[int], np.ndarray],
     labels: np.ndarray,
@@ -67,17 +72,18 @@ def build_chunk(
     index: np.ndarray,
     recipe: Recipe,
     mapper: Mapper = map,
+    memory: Memory = _new_memory,
 ) -> Chunk:
     """Augment n rows, where `pixels(i)` gives row i decoded, uint8 [H, W, 3], or raises BadImage.
 
-    `mapper` may spread the rows over threads.
+    `mapper` may spread the rows over threads; `memory` gives the uint8 array of a shape where the pixels go.
 
     Raises:
         DataError: images that come out in different sizes, or that a transform cannot take.
     """
     views = range(recipe.views)
     draws = [recipe.augment.draw(recipe.seed, recipe.epoch, ids, view) for view in views]
-    pixels_of = _Pixels(recipe.views, len(labels))
+    pixels_of = _Pixels(recipe.views, len(labels), memory)
 
     def one(i: int) -> list[Shape] | str:
         try:
@@ -110,9 +116,9 @@ class _Pixels:
     as it is done: to keep a chunk's images apart until the last one costs a page fault for every 4 KiB of them.
     """
 
-    def __init__(self, views: int, rows: int) -> None:
+    def __init__(self, views: int, rows: int, memory: Memory) -> None:
         self.images: np.ndarray | None = None
-        self._views, self._rows = views, rows
+        self._views, self._rows, self._memory = views, rows, memory
         self._making = Lock()
 
     def put(self, view: int, row: int, image: np.ndarray) -> Shape:
@@ -120,7 +126,7 @@ class _Pixels:
         if self.images is None:
             with self._making:
                 if self.images is None:
-                    self.images = np.empty((self._views, self._rows, *image.shape), dtype=np.uint8)
+                    self.images = self._memory((self._views, self._rows, *image.shape))
         if image.shape == self.images.shape[2:]:
             self.images[view, row] = image
         return image.shape

@@ -37,12 +37,14 @@ def train_feed(
     device: torch.device | str = "cpu",
     use_ray: bool = False,
     data_cpus: float | None = None,
+    epochs: int | None = None,
 ) -> TrainFeed:
     """Feed the dense `rows` int64 [n] for training, in global batches of `batch` of which this rank gets 1 / `world`.
 
     `labels` int64 [N] by dense row number stand in for the shards' own: the split's, where `data` asks for label noise.
-    `use_ray` streams through Ray Data tasks with `data_cpus` CPUs for this rank (None: what is free), else through
-    threads of this process.
+    `use_ray` streams through Ray actors with `data_cpus` CPUs for this rank (None: what is free), which start now;
+    else threads of this process do the work. A streamed epoch of these `epochs` (None: without
+    end) begins while the one before ends.
 
     Raises:
         ConfigError: transforms that do not exist, a batch that the ranks cannot share evenly.
@@ -72,7 +74,7 @@ def train_feed(
         log.info("%d of %d training images are left out of each epoch: no whole batch of %d", dropped, len(rows), batch)
     feed: TrainFeed
     if will_stream(data, manifest, len(rows)):
-        feed = StreamTrainFeed(data, manifest, rows, batch, seed, rank, world, device, use_ray, data_cpus)
+        feed = StreamTrainFeed(data, manifest, rows, batch, seed, rank, world, device, use_ray, data_cpus, epochs)
     else:
         feed = ResidentTrainFeed(data, manifest, rows, batch, seed, rank, world, device)
     return feed if labels is None else RelabelledFeed(feed, labels, device)

@@ -1,12 +1,14 @@
 """Feeds that read, decode and augment while the run goes on, for data that does not fit in memory.
 
-What is read when is planned here; `ray_chunks` or `thread_chunks` carries it out. A span is the part of a shuffle
-window that this rank needs, and is read at once: each row group of the window that holds one of its rows, once.
+What is read when is planned here; a `Line` of Ray actors or `thread_chunks` carries it out. A span is the part of a
+shuffle window that this rank needs, and is read at once: each row group of the window that holds one of its rows, once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +20,11 @@ from kdray.data.batching import batches, fill_bad, to_batch
 from kdray.data.chunks import Chunk, Recipe
 from kdray.data.manifest import Manifest
 from kdray.data.order import epoch_order
-from kdray.data.threads import prefetch, thread_chunks
+from kdray.data.threads import ThreadLine, prefetch
 from kdray.experiment import Data
 
 _AHEAD = 4  # batches that wait, ready, for the loop
-_TASK_BYTES = 16 * 1024**2  # encoded bytes of a decode task: hundreds of photographs, seconds of work at most
+_TASK_BYTES = 16 * 1024**2  # encoded bytes of a piece to decode: hundreds of photographs, a second of work at most
 _TASK_ROWS = (64, 4096)
 _EVAL_SPAN_BYTES = 64 * 1024**2
 
@@ -42,14 +44,17 @@ class StreamTrainFeed:
         device: torch.device,
         use_ray: bool,
         data_cpus: float | None,
+        epochs: int | None,
     ) -> None:
         self.steps_per_epoch, self.dropped = divmod(len(rows), batch)
         self._data, self._manifest, self._rows = data, manifest, np.asarray(rows, dtype=np.int64)
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
         self._device = device
         self._augment = build_augment(data.augment, views=data.views)
-        self._engine = _Engine(manifest, use_ray, data_cpus, world)
+        self._engine = _Engine(self._recipe(0), use_ray, data_cpus, world)
         self._bad = BadImages(manifest, len(rows), data.max_bad_fraction)
+        self._epochs = epochs
+        self._begun: tuple[tuple[int, int], Line] | None = None  # the next epoch (and start), while this one ends
 
     @property
     def bad_rows(self) -> frozenset[int]:
@@ -62,14 +67,40 @@ class StreamTrainFeed:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         if start >= self.steps_per_epoch:
             return
+        begun, self._begun = self._begun, None
+        if begun is not None and begun[0] != (epoch, start):
+            begun[1].close()
+            begun = None
+        line = begun[1] if begun is not None else self._line(epoch, start)
+        recipe, size = self._recipe(epoch), self._batch // self._world
+
+        def follow() -> Line | None:
+            if epoch + 1 == self._epochs:
+                return None
+            self._begun = (epoch + 1, 0), self._line(epoch + 1, 0)
+            return self._begun[1]
+
+        try:
+            for chunk in prefetched(line.chunks(follow), size, recipe, self._device):
+                self._bad.add(chunk.bad())
+                fill_bad(chunk, recipe)
+                yield to_batch(chunk, self._device)
+        except BaseException:  # left early: what was begun of the next epoch may not be wanted
+            if self._begun is not None:
+                self._begun[1].close()
+                self._begun = None
+            raise
+
+    def _line(self, epoch: int, start: int) -> Line:
+        return self._engine.line(self._spans(epoch, start), self._recipe(epoch))
+
+    def _spans(self, epoch: int, start: int) -> list[np.ndarray]:
         order = epoch_order(self._manifest, self._rows, self._seed, epoch, self._data.shuffle_window_bytes)
         index, window = order.locals(start, self._batch, self._rank, self._world)
-        recipe = Recipe(self._manifest, self._augment, self._seed, epoch, self._data.views)
-        spans = split_where_changing(index.ravel(), window.ravel())
-        for chunk in self._engine.batches(spans, recipe, index.shape[1], self._device, good_only=False):
-            self._bad.add(chunk.bad())
-            fill_bad(chunk, recipe)
-            yield to_batch(chunk, self._device)
+        return split_where_changing(index.ravel(), window.ravel())
+
+    def _recipe(self, epoch: int) -> Recipe:
+        return Recipe(self._manifest, self._augment, self._seed, epoch, self._data.views)
 
 
 class StreamEvalFeed:
@@ -91,7 +122,7 @@ class StreamEvalFeed:
         self._manifest, self._mine, self._batch = manifest, np.asarray(mine, dtype=np.int64), batch
         self._device = device
         self._recipe = Recipe(manifest, build_transform(data.eval_transform))
-        self._engine = _Engine(manifest, use_ray, data_cpus, world)
+        self._engine = _Engine(self._recipe, use_ray, data_cpus, world)
         self._bad = BadImages(manifest, num_samples)
 
     @property
@@ -102,54 +133,66 @@ class StreamEvalFeed:
         self._bad.clear()
         spans = spans_of_groups(self._manifest, self._mine, _EVAL_SPAN_BYTES)
         bad: dict[int, str] = {}  # filled ahead by the prefetching thread, counted when the pass is over
-        for chunk in self._engine.batches(spans, self._recipe, self._batch, self._device, good_only=True, bad=bad):
+        chunks = _good(self._engine.line(spans, self._recipe).chunks(lambda: None), bad)
+        for chunk in prefetched(chunks, self._batch, self._recipe, self._device):
             yield to_batch(chunk, self._device)
         self._bad.add(bad)
 
 
+class Line(Protocol):
+    """A plan that is being carried out."""
+
+    def chunks(self, follow: Callable[[], Any]) -> Iterator[Chunk]:
+        """Yield its chunks, in order; `follow` is asked once, near the end, for the line that is to be begun next."""
+        ...
+
+    def close(self) -> None:
+        """Give it up."""
+        ...
+
+
 class _Engine:
-    """Carries out a plan of spans, through Ray Data or threads, and prefetches the batches."""
+    """Carries out plans of spans, on Ray or in threads. It begins to start what `recipe` needs at once."""
 
-    def __init__(self, manifest: Manifest, use_ray: bool, data_cpus: float | None, world: int) -> None:
-        self._use_ray, self._data_cpus, self._world = use_ray, data_cpus, world
+    def __init__(self, recipe: Recipe, use_ray: bool, data_cpus: float | None, world: int) -> None:
+        manifest = recipe.manifest
         mean_bytes = max(1.0, manifest.image_bytes / max(1, manifest.num_samples))
-        self._task_rows = int(np.clip(_TASK_BYTES / mean_bytes, *_TASK_ROWS))
+        task_rows = int(np.clip(_TASK_BYTES / mean_bytes, *_TASK_ROWS))
+        self._make: Callable[[list[np.ndarray], Recipe], Line] = partial(ThreadLine, task_rows)
+        if use_ray:
+            # Ray is not needed without it, and takes half a second to import.
+            from kdray.data.ray_chunks import Pace, RayLine
+            from kdray.data.ray_pool import Sent, shared_pool
 
-    def batches(
-        self,
-        spans: list[np.ndarray],
-        recipe: Recipe,
-        size: int,
-        device: torch.device,
-        good_only: bool,
-        bad: dict[int, str] | None = None,
-    ) -> Iterator[Chunk]:
-        """Yield chunks of `size` rows of the spans, in order; `good_only` leaves the bad rows out and puts them in
-        `bad`.
-        """
+            pool = shared_pool(data_cpus)
+            pool.warm(Sent.of(recipe))
+            self._make = partial(RayLine, pool, Pace(task_rows, len(pool.decoders), mean_bytes, world))
 
-        def make() -> Iterator[Chunk]:
-            chunks = self._chunks(spans, recipe)
-            try:
-                kept = chunks if not good_only else _good(chunks, bad if bad is not None else {})
-                yield from batches(kept, size, recipe, pin=device.type == "cuda")
-            finally:
-                chunks.close()  # type: ignore[attr-defined]
+    def line(self, spans: list[np.ndarray], recipe: Recipe) -> Line:
+        """The line of these spans: dense rows int64 [n], each read at once."""
+        return self._make(spans, recipe)
 
-        return prefetch(make, _AHEAD)
 
-    def _chunks(self, spans: list[np.ndarray], recipe: Recipe) -> Iterator[Chunk]:
-        if not self._use_ray:
-            return thread_chunks(spans, recipe, self._task_rows)
-        from kdray.data.ray_chunks import ray_chunks  # Ray is not needed without it, and takes half a second to import
+def prefetched(chunks: Iterator[Chunk], size: int, recipe: Recipe, device: torch.device) -> Iterator[Chunk]:
+    """Cut `chunks`, a generator, into chunks of `size` rows that own their memory, some batches ahead in a thread."""
 
-        return ray_chunks(spans, recipe, self._task_rows, self._data_cpus, self._world)
+    def make() -> Iterator[Chunk]:
+        try:
+            yield from batches(chunks, size, recipe, pin=device.type == "cuda")
+        finally:
+            chunks.close()  # type: ignore[attr-defined]
+
+    return prefetch(make, _AHEAD)
 
 
 def _good(chunks: Iterator[Chunk], bad: dict[int, str]) -> Iterator[Chunk]:
-    for chunk in chunks:
-        bad.update(chunk.bad())
-        yield chunk.good()
+    """The rows that decoded; the others go into `bad`."""
+    try:
+        for chunk in chunks:
+            bad.update(chunk.bad())
+            yield chunk.good()
+    finally:
+        chunks.close()  # type: ignore[attr-defined]
 
 
 def split_where_changing(index: np.ndarray, key: np.ndarray) -> list[np.ndarray]:

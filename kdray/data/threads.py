@@ -121,17 +121,25 @@ def split_rows_evenly(rows: Rows, most: int) -> Iterator[Rows]:
         yield Rows(rows.images[at], rows.labels[at], rows.ids[at], rows.index[at])
 
 
-def thread_chunks(spans: list[np.ndarray], recipe: Recipe, task_rows: int) -> Iterator[Chunk]:
-    """Yield the chunks of the dense rows in `spans` (int64 arrays, each read at once), in order.
-
-    The next span is read while one is decoded.
+class ThreadLine:
+    """One plan, carried out here: the chunks of the dense rows in `spans` (int64 arrays, each read as one), in order,
+    `piece_rows` at a time. The next span is read while one is decoded.
     """
-    workers = Workers()
-    reads = prefetch(lambda: (read_rows(recipe.manifest, span) for span in spans), 1)
-    try:
-        for rows in reads:
-            for piece in split_rows_evenly(rows, task_rows):
-                yield decode_rows(piece, recipe, workers)
-    finally:
-        reads.close()  # type: ignore[attr-defined]
-        workers.close()
+
+    def __init__(self, piece_rows: int, spans: list[np.ndarray], recipe: Recipe) -> None:
+        self._piece_rows, self._spans, self._recipe = piece_rows, spans, recipe
+
+    def chunks(self, follow: Callable[[], object]) -> Iterator[Chunk]:
+        """Yield the chunks. What follows is not begun early: it would take its time from the same threads."""
+        workers = Workers()
+        reads = prefetch(lambda: (read_rows(self._recipe.manifest, span) for span in self._spans), 1)
+        try:
+            for rows in reads:
+                for piece in split_rows_evenly(rows, self._piece_rows):
+                    yield decode_rows(piece, self._recipe, workers)
+        finally:
+            reads.close()  # type: ignore[attr-defined]
+            workers.close()
+
+    def close(self) -> None:
+        """Nothing runs outside `chunks`."""

@@ -150,7 +150,7 @@ def test_no_free_cpu_is_an_error_instead_of_a_silent_wait(cluster, small, monkey
     assert cluster.get(greedy.ready.remote())
     try:
         with monkeypatch.context() as patch, pytest.raises(ClusterError) as error:
-            patch.setattr("kdray.data.ray_chunks.FREE_CPU_TIMEOUT_S", 0.5)
+            patch.setattr("kdray.data.ray_pool.FREE_CPU_TIMEOUT_S", 0.5)
             list(feed(small, True).epoch(0))
     finally:
         cluster.kill(greedy)
