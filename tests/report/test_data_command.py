@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import kdray
 from kdray.cli import main
 from kdray.data.feed import eval_feed, train_feed
 from kdray.data.layout import BadFile, ImageSizes, Manifest, Packing
@@ -391,3 +392,13 @@ def test_labels_and_classes_are_read_once_and_right(tmp_path: Path) -> None:
     subject = open_subject(str(tmp_path / "set"), Wish(("data.limit=30",)))
     labels, ids = read_labels(read_manifest(manifest.uri))
     assert np.array_equal(subject.stored, labels) and np.array_equal(subject.ids, ids) and len(subject.part) == 30
+
+
+def test_the_page_shows_what_is_printed(here: Path, digits: Path) -> None:
+    root = Path(kdray.__file__).parents[1]
+    out = shown(root / "experiments" / "quickstart.yaml", "--set", f"data.root={digits}")
+    said = out.replace(f"{digits}/", "data/").replace(f"{here}/", "").splitlines()
+    page = (root / "docs" / "show.md").read_text().splitlines()
+    assert len(said) > 8
+    # How many bytes a PNG takes depends on the library that writes it.
+    assert [line for line in said if line not in page and not line.startswith("shards")] == []
