@@ -12,10 +12,12 @@ from rich.table import Table
 
 from kdray.cli import Parser
 from kdray.data.layout import ColumnNames, Manifest, ShardColumns
+from kdray.data.manifest_json import MANIFEST, WRITING
 from kdray.data.pack.collection import Collection, open_collections
-from kdray.data.pack.options import MIB, ORDERS, SMALL, PackOptions
+from kdray.data.pack.options import MIB, PackOptions
 from kdray.data.pack.progress import showing, size_text
-from kdray.errors import ConfigError, Interrupted
+from kdray.data.pack.verify import Verdict, verify
+from kdray.errors import ConfigError, Interrupted, nearest
 from kdray.report.progress import terminable
 from kdray.store import Store
 
@@ -28,8 +30,8 @@ def main(argv: Sequence[str], console: Console) -> int:
     """Run `kdray shard` with these arguments; returns the exit code, raises `KdrayError`."""
     with terminable():
         if argv and argv[0] == "verify":
-            return verify_command(_verify_parser().parse_args(argv[1:]), console)
-        options = _parser().parse_args(argv)
+            return verify_command(_parse(_verify_parser(), argv[1:]), console)
+        options = _parse(_parser(), argv)
         try:
             return pack_command(options, console)
         except KeyboardInterrupt:
@@ -62,28 +64,44 @@ def pack_command(arguments: argparse.Namespace, console: Console) -> int:
 
 def verify_command(arguments: argparse.Namespace, console: Console) -> int:
     """Check a set; 0 when all is well, 1 with every bad row named."""
-    from kdray.data.pack.verify import verify
-
     columns: ColumnNames = ShardColumns(arguments.image, arguments.label, arguments.id)
     workers = arguments.workers
     if workers is None and "RAY_ADDRESS" not in os.environ:
         workers = 0  # reading again is not worth the start of a cluster
-    with showing(console) as view:
-        verdict = verify(arguments.uri, columns, workers=workers, progress=view)
-    shown = verdict.problems if arguments.all else verdict.problems[:SHOWN]
+    code = 0
+    for uri in sets_at(arguments.uri):
+        with showing(console) as view:
+            verdict = verify(uri, columns, workers=workers, progress=view)
+        print_verdict(verdict, console, most=None if arguments.all else SHOWN)
+        code = code if verdict.good else 1
+    return code
+
+
+def print_verdict(verdict: Verdict, console: Console, most: int | None) -> None:
+    """What is wrong, `most` problems of it (None: all that are told apart), and in one line what was read."""
+    shown = verdict.problems[:most]
     for problem in shown:
         _say(console, f"  {problem}")
     if verdict.found > len(shown):
-        fix = "" if arguments.all else " (--all prints those that are told apart)"
+        fix = "" if most is None else " (--all prints those that are told apart)"
         _say(console, f"  ... and {verdict.found - len(shown)} more{fix}")
     classes = len(verdict.class_counts)
     what = f"{verdict.rows} images of {classes} classes in {verdict.shards} shards, {size_text(verdict.bytes)}"
     if verdict.good:
         against = "as the manifest says, and all decode" if verdict.own else "all decode (there is no manifest)"
         _say(console, f"{verdict.uri}: well: {what}, {against}")
-        return 0
-    _say(console, f"{verdict.uri}: {verdict.found} problems in {what}")
-    return 1
+    else:
+        _say(console, f"{verdict.uri}: {verdict.found} problems in {what}")
+
+
+def sets_at(uri: str) -> list[str]:
+    """The sets that a URI means: itself, or the folders of a source's splits in it."""
+    store = Store(uri)
+    names = [] if set("*?[") & set(uri.rpartition("/")[2]) else store.list()
+    if any(name.endswith(".parquet") or name in (MANIFEST, WRITING) for name in names):
+        return [uri]
+    splits = [name for name in names if {MANIFEST, WRITING} & set(store.list(name))]
+    return [store.path_uri(name) for name in splits] or [uri]
 
 
 def destination(dest: str, collection: Collection) -> str:
@@ -156,6 +174,16 @@ def data_lines(uris: dict[str, str]) -> list[str]:
     return lines + [f"  # {split}: {uri}" for split, uri in rest.items()]
 
 
+def _parse(cli: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    arguments, unknown = cli.parse_known_args(argv)
+    if unknown:
+        flags = [flag for action in cli._actions for flag in action.option_strings]
+        hint = nearest(unknown[0].partition("=")[0], flags)
+        fix = f"{cli.prog} --help lists what there is"
+        raise ConfigError(f"{unknown[0]!r} is not known{hint}", where="command line", fix=fix)
+    return arguments
+
+
 def _options(arguments: argparse.Namespace) -> PackOptions:
     for name in ("quality", "small"):
         if getattr(arguments, name) is not None and arguments.short_side is None:
@@ -183,15 +211,15 @@ def _parser() -> Parser:
     cli.add_argument("--quality", type=int, help=f"of those JPEGs (default {defaults.quality})")
     cli.add_argument(
         "--small",
-        choices=SMALL,
-        help="with --short-side, images that are small: keep their bytes, or make JPEGs of PNGs",
+        metavar="keep|jpeg",
+        help="with --short-side, images that are small: keep their bytes (default), or make JPEGs of all",
     )
     cli.add_argument(
         "--shard-bytes", type=_bytes, metavar="SIZE", help=f"such as 256MiB (default {defaults.shard_bytes // MIB}MiB)"
     )
     cli.add_argument("--row-group-rows", type=int, metavar="IMAGES", help=f"default {defaults.row_group_rows}")
     cli.add_argument(
-        "--order", choices=ORDERS, help="of the rows: mixed by a hash of the path (default), or the source's"
+        "--order", metavar="mixed|source", help="of the rows: by a hash of the path (default), or as the source lists"
     )
     cli.add_argument(
         "--max-bad",

@@ -76,7 +76,7 @@ def pack(
     try:
         standing = destination.standing(digest, beside=cleared)
         if standing is not None and "packing" in standing:
-            return _kept(destination, progress)
+            return _kept(collection, destination, progress)
         ratio = float(standing["ratio"]) if standing else _ratio(collection, options)
         plan = make_plan(collection, options, ratio)
         if standing is None:
@@ -87,7 +87,7 @@ def pack(
         destination.finish(to_json(manifest, [part.digests for part in parts]), digest)
     except KdrayError:
         if destination.is_finished(digest):  # by another packer, who then took away what this one relied on
-            return _kept(destination, progress)
+            return _kept(collection, destination, progress)
         raise
     if progress is not None:
         progress.end(packed_already=False)
@@ -129,7 +129,7 @@ def _run(job: Job, workers: int | None, progress: Progress | None) -> list[Part]
             raise error
 
     if progress is not None:
-        title = f"{job.collection.split} → {job.destination.uri}"
+        title = _title(job.collection, job.destination)
         progress.begin(title, plan.shards, job.items, int(plan.bytes.sum()))
     for _, part in sorted(parts.items()):
         count(part, resumed=True)
@@ -152,10 +152,16 @@ def _numbered(job: Job, number: int, items: pa.Table, ranks: np.ndarray, **more:
     return number, pack_shard(job, number, items, ranks, **more)
 
 
-def _kept(destination: Destination, progress: Progress | None) -> Manifest:
+def _title(collection: Collection, destination: Destination) -> str:
+    return f"{collection.split} → {destination.uri}"
+
+
+def _kept(collection: Collection, destination: Destination, progress: Progress | None) -> Manifest:
     manifest = read_manifest(destination.uri)
     destination.tidy()  # a packer may have been killed between its manifest and this
     if progress is not None:
+        title = _title(collection, destination)
+        progress.begin(title, len(manifest.shards), manifest.num_samples, manifest.image_bytes)
         progress.end(packed_already=True)
     return manifest
 

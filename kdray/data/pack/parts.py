@@ -81,8 +81,8 @@ class Job:
             return None
         some = ", ".join(f"{path} ({reason})" for path, reason in bad[:NAMED])
         return DataError(
-            f"{len(bad)} images cannot be used, of {self.items} at most {limit} may be left out: {some}"
-            + (", ..." if len(bad) > NAMED else ""),
+            f"{len(bad)} of {self.items} images of split {self.collection.split!r} cannot be used, "
+            f"more than the {limit} that may be left out: {some}" + (", ..." if len(bad) > NAMED else ""),
             where=self.collection.uri,
             fix="Repair or remove them, or raise --max-bad; what is packed is kept",
         )

@@ -1,0 +1,181 @@
+"""`kdray shard` as a person meets it: what it prints, its exit codes, its one-line errors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from kdray.cli import main
+from kdray.data.manifest import read_manifest
+from kdray.data.manifest_json import MANIFEST
+from kdray.data.pack.command import data_lines
+from kdray.experiment import Data
+from tests.cluster.command import REPOSITORY, Process, running
+from tests.conftest import S3
+from tests.data.pack.pictures import NAMES, contents, picture
+
+Text = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ImageFolder of two splits."""
+    folder, rng = tmp_path_factory.mktemp("source") / "photos", np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 5)):
+        for name in NAMES:
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                (folder / split / name / f"{number}.jpg").write_bytes(picture(rng, 40, 50))
+    return folder
+
+
+@pytest.fixture
+def spoiled(source: Path, tmp_path: Path) -> Path:
+    """The same with an image that does not decode."""
+    shutil.copytree(source, tmp_path / "spoiled")
+    (tmp_path / "spoiled" / "train" / "dog" / "3.jpg").write_bytes(b"\xff\xd8\xff no image")
+    return tmp_path / "spoiled"
+
+
+def shard(*arguments: object) -> int:
+    return main(["shard", *map(str, arguments)])
+
+
+def test_pack_and_verify(source: Path, tmp_path: Path, capsys: Text) -> None:
+    dest = tmp_path / "set"
+    assert shard(source, dest, "--workers", 0, "--shard-bytes", "30KiB", "--mean-std") == 0
+    out = capsys.readouterr().out
+    train, val = read_manifest(str(dest / "train")), read_manifest(str(dest / "val"))
+    assert (train.num_samples, val.num_samples) == (60, 15)
+    assert train.class_names == NAMES == val.class_names
+    assert f"{len(train.shards)}/{len(train.shards)} shards" in out and "images/s" in out and "mean [" in out
+    said = yaml.safe_load(out[out.index("data:") :])["data"]
+    assert said == {"train": str(dest / "train"), "test": str(dest / "val")}
+    assert Data(**said).train == str(dest / "train")
+    before = contents(dest)
+    assert shard(source, dest, "--workers", 0, "--shard-bytes", "30KiB", "--mean-std") == 0
+    assert capsys.readouterr().out.count("packed already") == 2 and contents(dest) == before
+
+    assert shard("verify", dest / "train") == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("as the manifest says, and all decode")
+    assert shard("verify", dest) == 0  # both splits
+    assert capsys.readouterr().out.count(": well: ") == 2
+    path = sorted((dest / "val").glob("*.parquet"))[0]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert shard("verify", dest) == 1
+    out = capsys.readouterr().out
+    assert f"{path.name}: has " in out and "problems in" in out
+
+
+def test_one_split_goes_to_its_folder(source: Path, tmp_path: Path) -> None:
+    assert shard(source, tmp_path / "set", "--workers", 0, "--split", "val") == 0
+    assert os.listdir(tmp_path / "set") == ["val"]
+    assert shard(source / "train", tmp_path / "plain", "--workers", 0) == 0  # without splits: the folder itself
+    assert (tmp_path / "plain" / MANIFEST).exists()
+
+
+def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path, capsys: Text) -> None:
+    assert shard(source, tmp_path / "set", "--dry-run", "--shard-bytes", "30KiB", "--short-side", 20) == 0
+    out = capsys.readouterr().out
+    assert "imagefolder" in out and "train" in out and "60" in out and "about" in out and "to be packed" in out
+    assert not (tmp_path / "set").exists()
+    assert shard(source, tmp_path / "set", "--workers", 0) == 0
+    capsys.readouterr()
+    assert shard(source, tmp_path / "set", "--dry-run") == 0
+    assert capsys.readouterr().out.count("packed already") == 2
+
+
+def test_bad_images_are_told(spoiled: Path, tmp_path: Path, capsys: Text) -> None:
+    assert shard(spoiled, tmp_path / "set", "--workers", 0) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "dog/3.jpg" in error and "split 'train'" in error and "raise --max-bad" in error
+    assert shard(spoiled, tmp_path / "set", "--workers", 0, "--max-bad", 1) == 0
+    assert "left out of train" in capsys.readouterr().out
+
+
+def test_reencoding_from_and_to_a_bucket(source: Path, tmp_path: Path, s3: S3, capsys: Text) -> None:
+    from kdray.store import Store
+
+    for name, data in contents(source / "val").items():
+        Store(s3.uri("command/photos")).write_bytes(name, data)
+    options = ["--workers", 0, "--short-side", 20, "--quality", 80]
+    assert shard(s3.uri("command/photos"), s3.uri("command/set"), *options) == 0
+    manifest = read_manifest(s3.uri("command/set"))
+    assert manifest.sizes is not None and manifest.sizes.height == (20, 20.0, 20)
+    assert manifest.packing is not None and manifest.packing.reencoded == 15
+    assert shard("verify", s3.uri("command/set")) == 0
+    assert "s3://" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--quality", "80"], ["--quality: does nothing without --short-side"]),
+        (["--small", "jpeg"], ["--small: does nothing"]),
+        (["--order", "mix"], ["--order", "did you mean 'mixed'"]),
+        (["--short-side", "20", "--small", "jpg"], ["--small", "did you mean 'jpeg'"]),
+        (["--shard-bytes", "3x"], ["--shard-bytes", "'3x' is no size"]),
+        (["--max-bad", "few"], ["--max-bad", "'few' is no limit"]),
+        (["--workers", "-1"], ["--workers"]),
+        (["--shortside", "256"], ["'--shortside' is not known (did you mean '--short-side'?)"]),
+        (["--kind", "imagefoldr"], ["imagefolder"]),
+        (["--split", "tran"], ["train"]),
+    ],
+)
+def test_errors_are_one_line(
+    source: Path, tmp_path: Path, capsys: Text, arguments: list[str], words: list[str]
+) -> None:
+    assert shard(source, tmp_path / "set", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("kdray: ") and error.count("\n") == 1
+    for word in words:
+        assert word in error, error
+    assert not (tmp_path / "set").exists()
+
+
+def test_lines_for_an_experiment() -> None:
+    assert data_lines({"train": "a", "val": "b"}) == ["data:", "  train: a", "  test: b"]
+    assert data_lines({"train": "a", "val": "b", "test": "c"}) == ["data:", "  train: a", "  test: c", "  # val: b"]
+    assert data_lines({"photos": "a"}) == ["data:", "  train: a"]
+    assert data_lines({"val": "a"}) == ["data:", "  test: a"]
+
+
+@pytest.fixture
+def interrupted(source: Path, tmp_path: Path) -> Iterator[Process]:
+    """A packing under way, slow enough to be met."""
+    code = (
+        "import sys, time\n"
+        "from kdray.data.pack import parts\n"
+        "from kdray.cli import main\n"
+        "plain = parts.prepare\n"
+        "def slow(*a):\n"
+        "    time.sleep(0.05)\n"
+        "    return plain(*a)\n"
+        "parts.prepare = slow\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    options = ["shard", str(source), str(tmp_path / "set"), "--workers", "0", "--shard-bytes", "4KiB"]
+    with running(
+        Process([sys.executable, "-c", code, *options], REPOSITORY, dict(os.environ), tmp_path / "log")
+    ) as process:
+        process.wait_for(lambda: len(list((tmp_path / "set").rglob("*.parquet"))) >= 2, "two shards")
+        yield process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c(interrupted: Process, source: Path, tmp_path: Path, number: signal.Signals) -> None:
+    interrupted.signal(number)
+    assert interrupted.wait() == 130
+    assert "Traceback" not in interrupted.output and "The same command goes on" in interrupted.output
+    assert not list((tmp_path / "set").rglob(MANIFEST))
+    assert not list((tmp_path / "set").rglob(".*.tmp"))
+    assert shard(source, tmp_path / "set", "--workers", 0, "--shard-bytes", "4KiB") == 0
+    assert read_manifest(str(tmp_path / "set" / "train")).num_samples == 60
