@@ -7,25 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from kdray.experiment.bounds import Natural, Positive
 from kdray.objectives.contract import (
     LOSS,
     Gather,
-    Needs,
-    Objective,
     ObjectiveConfig,
-    Setup,
     StepInfo,
     Targets,
 )
 from kdray.objectives.contrast import supervised_contrast
-from kdray.objectives.draws import row_keys
-from kdray.objectives.gather import gather_rows
 from kdray.objectives.heads import unit
-from kdray.objectives.mcld.queue import LogitQueue
+from kdray.objectives.mcld.queue import QueuedObjective
 from kdray.objectives.mcld.rows import Inputs, Mask, Rows, as_inputs
 from kdray.objectives.registry import register
 
@@ -50,21 +44,8 @@ class InstanceConfig(ObjectiveConfig):
     gather: Gather = "global"
 
 
-def candidates_of(teacher: Tensor, gather: Gather, queue: LogitQueue | None) -> Tensor:
-    """The teacher's logits of the local or global batch, then those of the queue: [m, C] -> [n, C]."""
-    rows = gather_rows(teacher) if gather == "global" else teacher
-    return rows if queue is None else torch.cat([rows, queue.logits.to(rows.dtype)])
-
-
-def remember(queue: LogitQueue | None, teacher: Tensor, targets: Targets, step: StepInfo) -> None:
-    """Push the batch's logits of the teacher [m, C]; after the loss, so that no row meets itself twice."""
-    if queue is not None:
-        keys = row_keys(targets.index, targets.views)
-        queue.push(teacher, targets.row_labels, targets.row_index, keys, seed=step.seed, step=step.step)
-
-
 @register("mcld.instance")
-class Instance(Objective):
+class Instance(QueuedObjective):
     """Student logits against N teacher logits, positive is the same image (MCLD's instance-wise term)."""
 
     config = InstanceConfig
@@ -73,21 +54,9 @@ class Instance(Objective):
     source = "MCLD (arXiv 2411.10693), InfoNCE on logits; queue from MoCo (arXiv 1911.05722)"
     options: InstanceConfig
 
-    def __init__(self, options: InstanceConfig, setup: Setup) -> None:
-        super().__init__(options, setup)
-        self.queue = LogitQueue(options.queue, setup.num_classes) if options.queue else None
-
-    @classmethod
-    def needs(cls, options: InstanceConfig) -> Needs:
-        return Needs(teacher_logits=True, index=True)
-
     @classmethod
     def takes_mixed(cls, options: InstanceConfig) -> bool:
         return options.mask == "none" and not options.queue  # masks and queue go by labels and row numbers
-
-    @classmethod
-    def bank_bytes(cls, options: InstanceConfig, setup: Setup) -> int:
-        return LogitQueue.bytes(options.queue, setup.num_classes)
 
     def forward(
         self,
@@ -101,8 +70,8 @@ class Instance(Objective):
         assert teacher is not None and student.logits is not None and teacher.logits is not None
         options = self.options
         positive, counted = Rows.of(targets, options.gather, self.queue).target_mask(options.mask)
-        candidates = candidates_of(teacher.logits, options.gather, self.queue)
-        s, t = (unit(as_inputs(logits, options.inputs)) for logits in (student.logits, candidates))
+        everyone = self.candidates(teacher.logits)
+        s, t = (unit(as_inputs(logits, options.inputs)) for logits in (student.logits, everyone))
         loss = supervised_contrast(s, t, positive, counted, options.temperature)
-        remember(self.queue, teacher.logits, targets, step)
+        self.remember(teacher.logits, targets, step)
         return {LOSS: loss}

@@ -5,10 +5,13 @@ A teacher is fixed, so entries do not go stale as those of MoCo's moving encoder
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from kdray.objectives.draws import Tag, draw
+from kdray.objectives.contract import Needs, Objective, Setup, StepInfo, Targets
+from kdray.objectives.draws import Tag, draw, row_keys
 from kdray.objectives.gather import gather_rows
 
 EMPTY = -1
@@ -53,3 +56,35 @@ class LogitQueue(nn.Module):
         self.labels[slots] = labels[order]
         self.index[slots] = index[order]
         self.head.add_(len(order)).remainder_(size)
+
+
+class QueuedObjective(Objective):
+    """An objective that contrasts with the teacher's logits of the batch and of a queue.
+
+    Its options have `queue`, how many entries that has (0 for none), and `gather`.
+    """
+
+    options: Any
+
+    def __init__(self, options: Any, setup: Setup) -> None:
+        super().__init__(options, setup)
+        self.queue = LogitQueue(options.queue, setup.num_classes) if options.queue else None
+
+    @classmethod
+    def needs(cls, options: Any) -> Needs:
+        return Needs(teacher_logits=True, index=True)
+
+    @classmethod
+    def bank_bytes(cls, options: Any, setup: Setup) -> int:
+        return LogitQueue.bytes(options.queue, setup.num_classes)
+
+    def candidates(self, teacher: Tensor) -> Tensor:
+        """The teacher's logits of the local or global batch, then those of the queue: [m, C] -> [n, C]."""
+        rows = gather_rows(teacher) if self.options.gather == "global" else teacher
+        return rows if self.queue is None else torch.cat([rows, self.queue.logits.to(rows.dtype)])
+
+    def remember(self, teacher: Tensor, targets: Targets, step: StepInfo) -> None:
+        """Push the batch's logits of the teacher [m, C]; after the loss, so that no row meets itself twice."""
+        if self.queue is not None:
+            keys = row_keys(targets.index, targets.views)
+            self.queue.push(teacher, targets.row_labels, targets.row_index, keys, seed=step.seed, step=step.step)

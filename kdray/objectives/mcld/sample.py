@@ -15,18 +15,14 @@ from kdray.experiment.bounds import Natural, Positive
 from kdray.objectives.contract import (
     LOSS,
     Gather,
-    Needs,
-    Objective,
     ObjectiveConfig,
-    Setup,
     StepInfo,
     Targets,
 )
 from kdray.objectives.contrast import supervised_contrast
 from kdray.objectives.gather import gather_rows
 from kdray.objectives.heads import unit
-from kdray.objectives.mcld.instance import candidates_of, remember
-from kdray.objectives.mcld.queue import LogitQueue
+from kdray.objectives.mcld.queue import QueuedObjective
 from kdray.objectives.mcld.rows import Inputs, Mask, Rows, as_inputs
 from kdray.objectives.registry import register
 from kdray.objectives.similarity import similarity_kl
@@ -74,7 +70,7 @@ class SampleConfig(ObjectiveConfig):
 
 
 @register("mcld.sample")
-class Sample(Objective):
+class Sample(QueuedObjective):
     """Teacher logits against N student logits, or one of two other readings (MCLD's sample-wise term)."""
 
     config = SampleConfig
@@ -83,21 +79,9 @@ class Sample(Objective):
     source = "MCLD (arXiv 2411.10693) from CKD (transposed), SupCon (multi_positive), SEED (relation with a queue)"
     options: SampleConfig
 
-    def __init__(self, options: SampleConfig, setup: Setup) -> None:
-        super().__init__(options, setup)
-        self.queue = LogitQueue(options.queue, setup.num_classes) if options.queue else None
-
-    @classmethod
-    def needs(cls, options: SampleConfig) -> Needs:
-        return Needs(teacher_logits=True, index=True)
-
     @classmethod
     def takes_mixed(cls, options: SampleConfig) -> bool:
         return options.masked == "none" and not options.queue  # masks and queue go by labels and row numbers
-
-    @classmethod
-    def bank_bytes(cls, options: SampleConfig, setup: Setup) -> int:
-        return LogitQueue.bytes(options.queue, setup.num_classes)
 
     def forward(
         self,
@@ -116,10 +100,10 @@ class Sample(Objective):
         if options.reading == "transposed":
             loss = self._contrast(t, self._everyone(s), rows)
         else:
-            candidates = as_inputs(candidates_of(teacher.logits, options.gather, self.queue), options.inputs)
+            candidates = as_inputs(self.candidates(teacher.logits), options.inputs)
             relation = options.reading == "relation"
             loss = self._relation(s, t, candidates, rows) if relation else self._contrast(s, candidates, rows)
-        remember(self.queue, teacher.logits, targets, step)
+        self.remember(teacher.logits, targets, step)
         return {LOSS: loss}
 
     def _everyone(self, rows: Tensor) -> Tensor:
