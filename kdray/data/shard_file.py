@@ -76,7 +76,12 @@ class ShardWriter:
         self._ids: list[str | int | None] = []
         self._closed = False
         self._writer = pq.ParquetWriter(
-            path, schema, compression="none", use_dictionary=False, write_statistics=["label"]
+            path,
+            schema,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=["label"],
+            write_page_checksum=True,  # a reader that checks it spends 2 % of what decoding takes
         )
 
     def __enter__(self) -> ShardWriter:

@@ -171,4 +171,5 @@ def _filesystem(settings: tuple[str | None, ...], region: str) -> Any:
 
 def code_of(exc: BaseException) -> str:
     """S3's error code in an exception of botocore, "" in any other."""
-    return str(getattr(exc, "response", {}).get("Error", {}).get("Code", ""))
+    response = getattr(exc, "response", None)  # None in errors of a connection
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""

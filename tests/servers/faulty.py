@@ -29,13 +29,14 @@ class Rule:
         fault: `refuse` answers with `status` and `code` and does not ask the server; `reset` breaks the connection
             before the answer, `reset-body` in the middle of its body; `cut` ends the body early, as if all was well;
             `corrupt` flips one bit in its middle; `hang` sends nothing; `stall` sends half a body and then nothing.
-        path: a regular expression, searched.
+        path: a regular expression, searched; key: the access key that signed the request ("": any).
         skip: matching requests that pass first; times: how many are hit then (None: all).
     """
 
     fault: Fault
     method: str = "GET"
     path: str = ""
+    key: str = ""
     skip: int = 0
     times: int | None = 1
     status: int = 500
@@ -43,8 +44,8 @@ class Rule:
     seen: int = 0
     hit: int = 0
 
-    def takes(self, method: str, path: str) -> bool:
-        if method != self.method or not re.search(self.path, path):
+    def takes(self, method: str, path: str, key: str) -> bool:
+        if method != self.method or not re.search(self.path, path) or self.key not in ("", key):
             return False
         self.seen += 1
         if self.seen <= self.skip or (self.times is not None and self.hit >= self.times):
@@ -60,11 +61,12 @@ def refuse(status: int, code: str, **matching: object) -> Rule:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: its method, `path?query`, Range header, and the fault that it met."""
+    """One request: its method, `path?query`, Range header, the access key that signed it, and the fault it met."""
 
     method: str
     path: str
     range: str | None
+    key: str
     fault: str | None
 
 
@@ -139,10 +141,12 @@ class Faulty:
     def _note(self, method: str, path: str, head: _Head) -> Rule | None:
         """Write the request down and find its rule: before anything happens to it."""
         span = head.fields.get(b"range")
+        signed = re.search(rb"Credential=([^/]+)/", head.fields.get(b"authorization", b""))
+        key = signed[1].decode() if signed else ""
         with self._lock:
-            rule = next((rule for rule in self.rules if rule.takes(method, path)), None)
+            rule = next((rule for rule in self.rules if rule.takes(method, path, key)), None)
             named = rule and (rule.code if rule.fault == "refuse" else rule.fault)
-            self.asked.append(Asked(method, path, span.decode() if span else None, named))
+            self.asked.append(Asked(method, path, span.decode() if span else None, key, named))
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         return rule
