@@ -9,7 +9,6 @@ it to white.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,10 +16,11 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from kdray.data.headers import read_header
+
 MAX_PIXELS = 1 << 26  # 192 MiB decoded; also below where Pillow starts to warn of decompression bombs
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of Pillow's many, no format that runs a program
-_PNG = b"\x89PNG\r\n\x1a\n"
-_SPECIAL = re.compile(b"tRNS|acTL|gAMA|iCCP")
+_MAX_WORK = 1 << 30  # pixels over all scans of a progressive file: seconds, where a bomb of a few MB asks for an hour
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _CHUNK = 64
 
@@ -40,17 +40,19 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         BadImage: not an image, damaged or cut off, or more than `max_pixels` pixels.
     """
-    size = _plain_jpeg(data) or _plain_png(data)
-    if size is None:
-        return _pillow(data, max_pixels)
-    _check_size(*size, max_pixels)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
-    except cv2.error:
-        image = None
-    if image is None or image.shape[:2] != size:
-        return _pillow(data, max_pixels)  # says what is wrong with it
-    return image
+    header = read_header(data)
+    if header is not None:
+        _check_size(header.height, header.width, max_pixels)
+        if header.scans * header.height * header.width > _MAX_WORK:
+            raise BadImage(f"{header.scans} scans of {header.width} x {header.height} pixels")
+        if header.plain:
+            try:
+                image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
+            except cv2.error:
+                image = None
+            if image is not None and image.shape == (header.height, header.width, 3):
+                return image
+    return _pillow(data, max_pixels)  # decodes it, or says what is wrong with it
 
 
 def decode_many(images: Sequence[bytes], threads: int = 1, max_pixels: int = MAX_PIXELS) -> list[np.ndarray | BadImage]:
@@ -84,40 +86,10 @@ def _decode_or_error(data: bytes, max_pixels: int) -> np.ndarray | BadImage:
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if not height * width:
+        raise BadImage(f"{width} x {height} pixels")
     if height * width > max_pixels:
         raise BadImage(f"{width} x {height} pixels, more than {max_pixels}")
-
-
-def _plain_png(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of an 8-bit RGB PNG with its end in place; None for anything else.
-
-    Gamma, transparency and animation, which decoders treat in different ways, are left to Pillow.
-    """
-    if data[:8] != _PNG or data[12:16] != b"IHDR" or data[24:26] != b"\x08\x02" or data[-8:-4] != b"IEND":
-        return None
-    if _SPECIAL.search(data, 33, max(33, data.find(b"IDAT"))):
-        return None
-    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-
-
-def _plain_jpeg(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of an 8-bit JPEG of three components with its end in place; None for anything else.
-
-    Without its end a file is cut: Pillow refuses it, where readers on libjpeg may fill what is missing with grey.
-    """
-    if data[:3] != b"\xff\xd8\xff" or data[-2:] != b"\xff\xd9":
-        return None
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
-            if data[at + 4] != 8 or data[at + 9] != 3:
-                return None
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        if marker == 0xFF or 0xD0 <= marker <= 0xDA:
-            return None
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
 
 
 def _pillow(data: bytes, max_pixels: int) -> np.ndarray:
@@ -125,8 +97,9 @@ def _pillow(data: bytes, max_pixels: int) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.height, image.width, max_pixels)
             if image.mode.startswith("I;16"):
-                grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
-                return np.repeat(grey[:, :, None], 3, axis=2)
+                return _grey(np.asarray(image))
+            if image.mode == "I" and image.format == "PPM":  # more than 8 bits a pixel, which Pillow scales to 16
+                return _grey(np.asarray(image))
             if image.mode in ("I", "F"):
                 raise BadImage(f"pixels of mode {image.mode} (32 bits) have no known range")
             if image.mode == "P" and "transparency" in image.info:
@@ -134,9 +107,16 @@ def _pillow(data: bytes, max_pixels: int) -> np.ndarray:
             return np.array(image.convert("RGB"))
     except BadImage:
         raise
+    except Image.DecompressionBombError as exc:  # by Pillow's own limit, which is above any sensible one of ours
+        raise BadImage(f"more than {max_pixels} pixels") from exc
     except UnidentifiedImageError as exc:
         raise BadImage(f"not an image of a known format ({', '.join(FORMATS)})" if data else "empty") from exc
     except Exception as exc:  # damaged files raise whatever Pillow's plugins meet: OSError, SyntaxError, struct.error
         if isinstance(exc, MemoryError):
             raise
         raise BadImage(" ".join(str(exc).split())[:200] or type(exc).__name__) from exc
+
+
+def _grey(levels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] of `levels` [H, W] 0..65535. The high byte, which is what Pillow takes of 16-bit colours."""
+    return np.repeat((levels.astype(np.uint16) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
