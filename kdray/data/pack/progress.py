@@ -88,6 +88,8 @@ class View:
         return f"{rate:.0f} images/s  {size_text(self.done_bytes)}  {shards}{bad}"
 
     def _left(self, now: float) -> str:
+        if self.done_bytes - self._resumed_bytes < 0.01 * self.bytes:
+            return ""  # the start of a cluster would be counted as if it went on so
         speed = (self.done_bytes - self._resumed_bytes) / max(now - self._started, 1e-3)
         seconds = int((self.bytes - self.done_bytes) / max(speed, 1.0))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"

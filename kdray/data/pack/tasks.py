@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -67,10 +68,7 @@ def _in_threads(function: Callable[..., Any], job: Any, calls: Iterator[Call]) -
 def _on_ray(
     function: Callable[..., Any], job: Any, calls: Iterator[Call], workers: int | None, here: bool
 ) -> Generator[Any, None, None]:
-    from kdray.experiment import Cluster
-    from kdray.train.cluster import connect
-
-    connect(Cluster())
+    _connect()
     import ray
 
     options: dict[str, Any] = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
@@ -97,6 +95,16 @@ def _on_ray(
     finally:
         for reference in running:
             ray.cancel(reference)
+
+
+def _connect() -> None:
+    from kdray.experiment import Cluster
+    from kdray.train.cluster import connect
+
+    terminated = signal.getsignal(signal.SIGTERM)
+    connect(Cluster())
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)  # Ray put its own there, which ends the process with code 15
 
 
 def _call(shared: tuple[Callable[..., Any], Any], *call: Any) -> Any:
