@@ -4,56 +4,35 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kdray.train.worker import StageWorker
 from tests.tiny import Lab, tree_of
 
 
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the stages that really run."""
-    names: list[str] = []
-    run = StageWorker.run
-
-    def watched(self: StageWorker) -> dict[str, Any]:
-        names.append(self.stage.name)
-        return run(self)
-
-    monkeypatch.setattr(StageWorker, "run", watched)
-    return names
-
-
-def took(ran: list[str]) -> list[str]:
-    names = list(ran)
-    ran.clear()
-    return names
-
-
-def test_a_teacher_is_trained_once_for_every_student(lab: Lab, ran: list[str]) -> None:
+def test_a_teacher_is_trained_once_for_every_student(lab: Lab, took: Callable[[], list[str]]) -> None:
     lab.done()
-    assert took(ran) == ["teacher", "student"]
+    assert took() == ["teacher", "student"]
     for changes in (
         {"objectives": {"kd": {"temperature": 2}}},
         {"student": {"params": {"width": 0.25}}},
         {"name": "another_experiment", "objectives": {"ce": None}},
     ):
         record = lab.done(changes=changes)
-        assert took(ran) == ["student"], changes
+        assert took() == ["student"], changes
         assert [stage["reused"] for stage in record["stages"]] == [True, False]
     lab.done(changes={"student": None})  # the teacher alone is the same teacher
-    assert took(ran) == []
+    assert took() == []
     assert len([name for name in lab.artifacts() if name.startswith("teacher-")]) == 1
 
 
-def test_a_changed_teacher_makes_its_student_anew(lab: Lab, ran: list[str]) -> None:
+def test_a_changed_teacher_makes_its_student_anew(lab: Lab, took: Callable[[], list[str]]) -> None:
     lab.done(changes={"student": {"alone": True}})
-    assert took(ran) == ["teacher", "student_alone", "student"]
+    assert took() == ["teacher", "student_alone", "student"]
     lab.done(changes={"student": {"alone": True}, "teacher": {"objectives": {"ce": {"label_smoothing": 0.1}}}})
-    assert took(ran) == ["teacher", "student"]
+    assert took() == ["teacher", "student"]
 
 
 def test_a_reused_stage_is_reported_with_its_own_numbers(lab: Lab) -> None:
@@ -62,12 +41,12 @@ def test_a_reused_stage_is_reported_with_its_own_numbers(lab: Lab) -> None:
     assert second == first | {"reused": True}
 
 
-def test_an_artifact_without_its_record_is_made_again(lab: Lab, ran: list[str]) -> None:
+def test_an_artifact_without_its_record_is_made_again(lab: Lab, took: Callable[[], list[str]]) -> None:
     first = lab.done()
-    took(ran)
+    took()
     (Path(first["stages"][1]["artifact"]) / "record.json").unlink()
     again = lab.done()
-    assert took(ran) == ["student"]
+    assert took() == ["student"]
     for key in ("digest", "history", "test", "test_best"):
         stages = [record["stages"][1][key] for record in (first, again)]
         if key == "history":
@@ -75,12 +54,12 @@ def test_an_artifact_without_its_record_is_made_again(lab: Lab, ran: list[str]) 
         assert stages[0] == stages[1], key
 
 
-def test_a_lost_run_folder_loses_no_work(lab: Lab, ran: list[str]) -> None:
+def test_a_lost_run_folder_loses_no_work(lab: Lab, took: Callable[[], list[str]]) -> None:
     first = lab.done()
-    took(ran)
+    took()
     shutil.rmtree(lab.store / "runs")
     again = lab.done()
-    assert took(ran) == [] and all(stage["reused"] for stage in again["stages"])
+    assert took() == [] and all(stage["reused"] for stage in again["stages"])
     assert again["planned"] == first["planned"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,6 @@ VARIANTS: dict[str, Any] = {
 COMPARED: dict[str, Any] = {"objectives": None, "variants": VARIANTS}
 
 
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The artifacts that are really made, by the kind of their stage."""
-    names: list[str] = []
-    run = StageWorker.run
-
-    def watched(self: StageWorker) -> dict[str, Any]:
-        names.append(self.stage.name)
-        return run(self)
-
-    monkeypatch.setattr(StageWorker, "run", watched)
-    return names
-
-
-def took(ran: list[str]) -> list[str]:
-    names = list(ran)
-    ran.clear()
-    return names
-
-
 def plan_of(lab: Lab, changes: dict[str, Any], only: list[str] | None = None) -> Plan:
     return make_plan(load_comparison(lab.write(changes), (), only), dry=True)
 
@@ -58,10 +39,10 @@ def table(out: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in cells}
 
 
-def test_one_run_compares_all(lab: Lab, ran: list[str]) -> None:
+def test_one_run_compares_all(lab: Lab, took: Callable[[], list[str]]) -> None:
     done = lab.run(changes=COMPARED)
     assert (done.code, done.err) == (0, "")
-    assert took(ran) == ["student", "teacher", "student", "student"]  # ce waits for no teacher
+    assert took() == ["student", "teacher", "student", "student"]  # ce waits for no teacher
     record = lab.record(done)
     assert [stage["stage"] for stage in record["stages"]] == ["student.ce", "teacher", "student.kd", "student.kd_wide"]
     assert record["variants"]["ce"]["stages"] == {"student": "student.ce"}
@@ -83,24 +64,24 @@ def test_one_run_compares_all(lab: Lab, ran: list[str]) -> None:
     assert "teacher: resnet8" in done.out[: done.out.index("record: ")]
 
 
-def test_again_nothing_runs_and_the_record_stays(lab: Lab, ran: list[str]) -> None:
+def test_again_nothing_runs_and_the_record_stays(lab: Lab, took: Callable[[], list[str]]) -> None:
     first = lab.done(changes=COMPARED)
     before = tree_of(lab.store)
-    took(ran)
+    took()
     done = lab.run(changes=COMPARED)
-    assert took(ran) == [] and tree_of(lab.store) == before
+    assert took() == [] and tree_of(lab.store) == before
     assert list(table(done.out)) == list(VARIANTS)
     assert lab.record(done) == first
 
 
 @pytest.mark.parametrize("single_first", [True, False])
-def test_artifacts_are_those_of_single_experiments(lab: Lab, ran: list[str], single_first: bool) -> None:
+def test_artifacts_are_those_of_single_experiments(lab: Lab, took: Callable[[], list[str]], single_first: bool) -> None:
     singles = [
         {"objectives": {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4}}, "student": {"alone": True}},
         {"name": "labels", "objectives": {"kd": None}, "teacher": None},
     ]
     runs = [*singles, COMPARED] if single_first else [COMPARED, *singles]
-    made = [(lab.done(changes=changes), took(ran)) for changes in runs]
+    made = [(lab.done(changes=changes), took()) for changes in runs]
     # The student that labels alone teach is one, whether it is a variant's, the one alone, or a file's own.
     artifacts = [{Path(stage["artifact"]).name for stage in record["stages"]} for record, _ in made]
     if single_first:
@@ -111,22 +92,22 @@ def test_artifacts_are_those_of_single_experiments(lab: Lab, ran: list[str], sin
         assert artifacts[2] < artifacts[1] < artifacts[0]
 
 
-def test_renaming_a_variant_makes_nothing_anew(lab: Lab, ran: list[str]) -> None:
+def test_renaming_a_variant_makes_nothing_anew(lab: Lab, took: Callable[[], list[str]]) -> None:
     first = lab.done(changes=COMPARED)
-    took(ran)
+    took()
     renamed = {"another": VARIANTS["kd"], "kd_wide": VARIANTS["kd_wide"]}
     record = lab.done(changes=COMPARED | {"variants": renamed})
-    assert took(ran) == [] and record["run_id"] != first["run_id"]
+    assert took() == [] and record["run_id"] != first["run_id"]
     assert [stage["stage"] for stage in record["stages"]] == ["teacher", "student.another", "student.kd_wide"]
 
 
-def test_a_selection_runs_alone(lab: Lab, ran: list[str]) -> None:
+def test_a_selection_runs_alone(lab: Lab, took: Callable[[], list[str]]) -> None:
     path = lab.write(COMPARED)
     done = command(path, "--variant", "ce")
-    assert done.code == 0 and took(ran) == ["student"]
+    assert done.code == 0 and took() == ["student"]
     assert list(table(done.out)) == ["ce"]
     done = command(path, "--variant", "kd,ce")
-    assert took(ran) == ["teacher", "student"] and list(table(done.out)) == ["ce", "kd"]
+    assert took() == ["teacher", "student"] and list(table(done.out)) == ["ce", "kd"]
     said = command(path, "--variant", "kd,kdwide").error()
     assert said == "--variant: no variant 'kdwide' (did you mean 'kd_wide'?). Variants: ce, kd, kd_wide"
     assert "--variant: the experiment has no variants" in lab.run("--variant", "ce").error()
@@ -167,10 +148,10 @@ def test_several_teachers_and_seeds(lab: Lab) -> None:
     assert "seeds 0, 1" in done.out
 
 
-def test_equal_variants_share_a_stage(lab: Lab, ran: list[str]) -> None:
+def test_equal_variants_share_a_stage(lab: Lab, took: Callable[[], list[str]]) -> None:
     variants = {"a": VARIANTS["kd"], "b": VARIANTS["kd"], "ce": VARIANTS["ce"]}
     record = lab.done(changes=COMPARED | {"variants": variants, "student": {"alone": True}})
-    assert took(ran) == ["teacher", "student", "student"]
+    assert took() == ["teacher", "student", "student"]
     assert [stage["stage"] for stage in record["stages"]] == ["teacher", "student.a", "student.ce"]
     # The student alone is what ce is, so it is there once.
     assert record["variants"]["b"]["stages"] == {
@@ -218,20 +199,20 @@ def test_print_config_is_read_back(lab: Lab) -> None:
     assert list(load_comparison(lab.folder / "again.yaml").experiments) == ["ce", "kd"]
 
 
-def test_the_small_version_shares_its_stages_too(lab: Lab, ran: list[str]) -> None:
+def test_the_small_version_shares_its_stages_too(lab: Lab, took: Callable[[], list[str]]) -> None:
     changes = COMPARED | {"data": {"source": "cifar100", "root": str(lab.folder / "nowhere"), "limit": None}}
     done = lab.run("--smoke", "--variant", "ce,kd", changes=changes)
     assert done.code == 0, done.err
-    assert took(ran) == ["student", "teacher", "student"]
+    assert took() == ["student", "teacher", "student"]
     assert done.out.count("smoke: data: handwritten digits stand in for cifar100") == 1
     assert list(table(done.out)) == ["ce", "kd"] and "100 classes" in done.out
 
 
-def test_fresh_starts_every_stage_anew_once(lab: Lab, ran: list[str]) -> None:
+def test_fresh_starts_every_stage_anew_once(lab: Lab, took: Callable[[], list[str]]) -> None:
     first = lab.done(changes=COMPARED)
-    took(ran)
+    took()
     second = lab.done("--fresh", changes=COMPARED)
-    assert took(ran) == ["student", "teacher", "student", "student"]
+    assert took() == ["student", "teacher", "student", "student"]
     assert second["run_id"] == first["run_id"] + ".2"
     assert second["planned"]["teacher"] == first["planned"]["teacher"] + ".2"
     assert second["planned"]["student.ce"] == first["planned"]["student.ce"] + ".2"
@@ -245,7 +226,7 @@ def test_a_run_id_names_the_record(lab: Lab) -> None:
     assert "'mine' is the run of another experiment" in said
 
 
-def test_a_stopped_comparison_goes_on(lab: Lab, monkeypatch: pytest.MonkeyPatch, ran: list[str]) -> None:
+def test_a_stopped_comparison_goes_on(lab: Lab, monkeypatch: pytest.MonkeyPatch, took: Callable[[], list[str]]) -> None:
     watched = StageWorker.run
 
     def stopped_after_the_teacher(self: StageWorker) -> dict[str, Any]:
@@ -258,12 +239,12 @@ def test_a_stopped_comparison_goes_on(lab: Lab, monkeypatch: pytest.MonkeyPatch,
         patch.setattr(StageWorker, "run", stopped_after_the_teacher)
         said = lab.run(changes=COMPARED).error(130)
     assert said == "stopped before stage student.kd. The same command goes on from there"
-    assert took(ran) == ["student", "teacher"]
+    assert took() == ["student", "teacher"]
     (run,) = (lab.store / "runs").iterdir()
     stopped = json.loads((run / "record.json").read_text())
     assert stopped["status"] == "interrupted" and set(stopped["variants"]) == set(VARIANTS)
     record = lab.done(changes=COMPARED)
-    assert took(ran) == ["student", "student"]
+    assert took() == ["student", "student"]
     assert [stage["reused"] for stage in record["stages"]] == [True, True, False, False]
 
 
