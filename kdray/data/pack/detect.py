@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from kdray.data.pack import ilsvrc, imagefolder, tars, webdataset
+from kdray.data.pack import cifar, ilsvrc, imagefolder, parquet_folder, stl10, tars, tiny, webdataset
 from kdray.data.pack.collection import Collection
 from kdray.data.pack.found import Found, Kind
 from kdray.data.pack.listing import kind_at, told
@@ -15,9 +15,9 @@ from kdray.errors import DataError, nearest
 from kdray.store.place import parse
 
 # Known by the names of their files; what these are not is looked at for one of the general kinds.
-_OFFICIAL: tuple[Kind, ...] = (ilsvrc.KIND,)
-_GENERAL: tuple[Kind, ...] = (tars.EITHER, imagefolder.KIND)
-_FORCED = (*_OFFICIAL, tars.KIND, webdataset.KIND, imagefolder.KIND)
+_OFFICIAL: tuple[Kind, ...] = (ilsvrc.KIND, *cifar.KINDS, stl10.KIND, tiny.KIND)
+_GENERAL: tuple[Kind, ...] = (parquet_folder.KIND, tars.EITHER, imagefolder.KIND)
+_FORCED = (imagefolder.KIND, *_OFFICIAL, webdataset.KIND, tars.KIND, parquet_folder.KIND)
 KINDS = tuple(kind.name for kind in _FORCED)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdray.data.pack.found import Found
 from kdray.data.pack.listing import entries, size_of
 from kdray.data.pack.tarindex import Piece, index_tar
 from kdray.data.pack.unpack import Scratch, plain_tar
@@ -64,3 +65,35 @@ def read_piece(piece: Piece) -> bytes:
     if len(data) != piece.size:
         raise DataError("changes while it is read", where=piece.uri, fix="Wait until its writer has finished")
     return data
+
+
+@dataclass(frozen=True)
+class Release:
+    """How an official release lies about: `archives` and `folders` by name, `marks`: files that only its folder has."""
+
+    archives: tuple[str, ...]
+    folders: tuple[str, ...]
+    marks: tuple[tuple[str, ...], ...]
+
+    def find(self, found: Found) -> str:
+        """What of the release is at `found`, by name; "" for nothing. A folder is taken before its archive."""
+        if found.files is not None:
+            return ""
+        if found.file:
+            return found.name if found.name in self.archives else ""
+        if any(all(mark in found.entries and not found.entries[mark].folder for mark in one) for one in self.marks):
+            return found.name
+        there = [name for name in self.folders if name in found.entries and found.entries[name].folder]
+        return next(iter([*there, *(name for name in self.archives if name in found.entries)]), "")
+
+    def open(self, found: Found) -> Files:
+        """Its files; raises `DataError` when nothing of it is there."""
+        name = self.find(found)
+        if found.file:
+            return in_archive(found.uri, found.scratch)
+        if not name:
+            fix = f"Put {' or '.join(self.archives)} there"
+            raise DataError("holds nothing of it", where=found.uri, fix=fix)
+        if name not in found.entries:
+            return in_folder(found.uri)
+        return in_folder(found.at(name)) if found.entries[name].folder else in_archive(found.at(name), found.scratch)

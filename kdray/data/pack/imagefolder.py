@@ -23,15 +23,16 @@ SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "tes
 
 
 class ImageFolder(Collection):
-    """Items are the files at `path` below `folder`."""
+    """Items are the files at `source` below `folder`, at `path` where there is no such column."""
 
     def __init__(self, items: pa.Table, folder: str, **given: Any) -> None:
         self.folder = folder
         super().__init__(items, **given)
 
     def read(self, items: pa.Table) -> Iterator[bytes | BadItem]:
-        sizes = items.column("bytes").to_numpy()
-        return read_files([f"{self.folder}/{path}" for path in items.column("path").to_pylist()], sizes)
+        column = "source" if "source" in items.column_names else "path"
+        uris = [f"{self.folder}/{path}" for path in items.column(column).to_pylist()]
+        return read_files(uris, items.column("bytes").to_numpy())
 
     def place(self, row: int) -> str:
         return f"{self.folder}/{self.items.column('path')[row].as_py()}"
@@ -107,7 +108,7 @@ def _split(name: str, folder: str, inside: dict[str, Entry]) -> _Split:
 
 def _collection(found: Found, split: _Split, names: list[str], notes: list[str]) -> Collection:
     with ThreadPoolExecutor(REMOTE_THREADS if "://" in split.folder else LOCAL_THREADS) as pool:
-        listed = list(pool.map(lambda name: _list(split.folder, name), split.classes))
+        listed = list(pool.map(lambda name: list_images(split.folder, name), split.classes))
     counts = [len(one.sizes) for one in listed]
     number = {name: label for label, name in enumerate(names)}
     items = items_table(
@@ -139,7 +140,7 @@ def _collection(found: Found, split: _Split, names: list[str], notes: list[str])
 
 
 @dataclass
-class _Listed:
+class Listed:
     """Images of one class, sorted by path; `others` counts the files that are none."""
 
     names: list[str] = field(default_factory=list)
@@ -160,7 +161,7 @@ class _Listed:
         else:
             self.others, self.example = self.others + 1, self.example or path
 
-    def close(self, folder: str) -> _Listed:
+    def close(self, folder: str) -> Listed:
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
         try:
             self.paths = pa.array([self.names[at] for at in order], pa.string())
@@ -172,8 +173,9 @@ class _Listed:
         return self
 
 
-def _list(folder: str, name: str) -> _Listed:
-    listed = _Listed()
+def list_images(folder: str, name: str) -> Listed:
+    """Images at any depth below `folder/name`; paths from `name` on. Several folders may be listed at once."""
+    listed = Listed()
     with explaining(f"{folder}/{name}", "list"):
         if "://" in folder:
             _list_remote(listed, folder, name)
@@ -182,7 +184,7 @@ def _list(folder: str, name: str) -> _Listed:
     return listed.close(folder)
 
 
-def _list_local(listed: _Listed, folder: str, below: str, above: set[tuple[int, int]]) -> None:
+def _list_local(listed: Listed, folder: str, below: str, above: set[tuple[int, int]]) -> None:
     status = os.stat(os.path.join(folder, below))
     here = (status.st_dev, status.st_ino)
     if here in above:  # a link to a folder that it stands in
@@ -205,7 +207,7 @@ def _size(item: os.DirEntry[str]) -> int:
         return 0
 
 
-def _list_remote(listed: _Listed, folder: str, name: str) -> None:
+def _list_remote(listed: Listed, folder: str, name: str) -> None:
     import pyarrow.fs as fs
 
     files, path = open_uri(f"{folder}/{name}")
