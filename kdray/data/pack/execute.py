@@ -19,7 +19,7 @@ from kdray.data.layout import BadFile, Manifest, Packing, ShardColumns
 from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import to_json
 from kdray.data.pack.collection import BadItem, Collection
-from kdray.data.pack.destination import Destination
+from kdray.data.pack.destination import FRESH, Destination
 from kdray.data.pack.options import PackOptions, encoder, identity
 from kdray.data.pack.parts import Job, Part, pack_shard
 from kdray.data.pack.plan import Plan, item_order, make_plan
@@ -77,11 +77,10 @@ def pack(
         standing = destination.standing(digest, beside=cleared)
         if standing is not None and "packing" in standing:
             return _kept(collection, destination, progress)
-        ratio = float(standing["ratio"]) if standing else _ratio(collection, options)
-        plan = make_plan(collection, options, ratio)
+        plan = _plan(collection, options, destination, standing)
         if standing is None:
-            destination.begin(_marker(collection, plan, digest))
-        job = Job(collection, options, destination, plan, digest, collection.items.num_rows)
+            destination.begin(_marker(collection, options, plan, digest))
+        job = Job(collection, options, destination, plan, digest, collection.items.num_rows, encoder(options))
         parts = _run(job, workers, progress)
         manifest = _manifest(job, parts)
         destination.finish(to_json(manifest, [part.digests for part in parts]), digest)
@@ -106,11 +105,23 @@ def plan_packing(collection: Collection, dest_uri: str, options: PackOptions) ->
     standing = destination.standing(digest)
     if standing is not None and "packing" in standing:
         return None, "packed already"
-    ratio = float(standing["ratio"]) if standing else _ratio(collection, options)
-    plan = make_plan(collection, options, ratio)
+    plan = _plan(collection, options, destination, standing)
     if standing is None:
         return plan, "to be packed"
     return plan, f"begun: {len(destination.parts(plan, digest))} shards are there"
+
+
+def _plan(
+    collection: Collection, options: PackOptions, destination: Destination, standing: dict[str, Any] | None
+) -> Plan:
+    """The plan of a packing that begins, or as it began."""
+    if standing is None:
+        return make_plan(collection, options, _ratio(collection, options))
+    began, here = standing.get("encoder"), encoder(options)
+    if began != here:
+        fix = f"Go on with those libraries; {FRESH}"
+        raise DataError(f"was begun with {began}, and here are {here}", where=destination.uri, fix=fix)
+    return make_plan(collection, options, float(standing["ratio"]))
 
 
 def _run(job: Job, workers: int | None, progress: Progress | None) -> list[Part]:
@@ -166,7 +177,7 @@ def _kept(collection: Collection, destination: Destination, progress: Progress |
     return manifest
 
 
-def _marker(collection: Collection, plan: Plan, digest: str) -> dict[str, Any]:
+def _marker(collection: Collection, options: PackOptions, plan: Plan, digest: str) -> dict[str, Any]:
     return {
         "identity": digest,
         "kind": collection.kind,
@@ -174,6 +185,7 @@ def _marker(collection: Collection, plan: Plan, digest: str) -> dict[str, Any]:
         "images": collection.items.num_rows,
         "shards": plan.shards,
         "ratio": plan.ratio,
+        "encoder": encoder(options),
     }
 
 
@@ -234,7 +246,7 @@ def _manifest(job: Job, parts: list[Part]) -> Manifest:
             short_side=options.short_side,
             quality=options.quality if small else None,
             small=options.small if small else None,
-            encoder=encoder() if small else None,
+            encoder=job.encoder,
             reencoded=sum(part.reencoded for part in parts),
         ),
     )

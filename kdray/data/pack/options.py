@@ -61,7 +61,7 @@ class PackOptions:
 
 
 def identity(collection: Collection, options: PackOptions) -> str:
-    """Digest of all that decides what is written, for the same source and options by any number of workers."""
+    """Digest of all that decides what is written, but for the version of the libraries that encode (see `encoder`)."""
     said: dict[str, Any] = {
         "layout": LAYOUT,
         "source": collection.fingerprint,
@@ -74,12 +74,13 @@ def identity(collection: Collection, options: PackOptions) -> str:
     }
     if options.short_side is not None:
         said |= {"short_side": options.short_side, "quality": options.quality, "small": options.small}
-        said["encoder"] = encoder()
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def encoder() -> str:
-    """The libraries that decide which bytes a re-encoded image has."""
+def encoder(options: PackOptions) -> str | None:
+    """The libraries that decide which bytes a re-encoded image has; None where no image is."""
+    if options.short_side is None:
+        return None
     import cv2
     import PIL
     from PIL import features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ import pyarrow as pa
 from kdray.data.decode import BadImage, decode
 from kdray.data.layout import BadFile, ShardInfo
 from kdray.data.pack.collection import BadItem, Collection
-from kdray.data.pack.options import PackOptions
+from kdray.data.pack.options import PackOptions, encoder
 from kdray.data.pack.reencode import Prepared, prepare
 from kdray.data.pack.statistics import Tally
 from kdray.data.shard_file import ShardDigests, ShardWriter, shard_schema
@@ -73,6 +74,7 @@ class Job:
     plan: Plan
     identity: str
     items: int
+    encoder: str | None
 
     def too_many_bad(self, bad: Sequence[BadFile]) -> DataError | None:
         """The error that ends the packing, when `bad` are more than the options allow."""
@@ -100,7 +102,7 @@ def pack_shard(
         StoreError: the storage fails.
         Stopped: `stopped()`.
     """
-    _check_reach(job.collection)
+    _check_node(job)
     job.destination.check_ours(job.identity)
     rows, tally, bad_at = _prepare(job, items, ranks, stopped)
     paths, labels = items.column("path").to_pylist(), items.column("label").to_pylist()
@@ -162,10 +164,14 @@ def _one(data: bytes | BadItem, options: PackOptions) -> tuple[Prepared | None, 
         return None, str(exc)
 
 
-def _check_reach(collection: Collection) -> None:
-    """Raise DataError on a node that does not see the source's folder: all its images would seem to be gone."""
-    import os
-
+def _check_node(job: Job) -> None:
+    """Raise DataError on a node that would encode otherwise, or does not see the source's folder: all its images would
+    seem to be gone.
+    """
+    if encoder(job.options) != job.encoder:
+        fix = "Install the same libraries on all nodes"
+        raise DataError(f"a node has {encoder(job.options)}, and the packing began with {job.encoder}", fix=fix)
+    collection = job.collection
     place = parse(collection.uri.split("{")[0].split("*")[0] or "/")
     if place.scheme == "local" and not collection.here and not os.path.exists(os.path.dirname(place.path)):
         fix = "Use a folder that all nodes share, s3:// or gs://, or --workers 0 to pack on one machine"

@@ -208,6 +208,25 @@ class TestOthers:
         pack(collection(source), str(dest), OPTIONS, workers=0, fresh=True)
         assert contents(dest) == whole
 
+    def test_other_libraries_would_encode_other_bytes(
+        self, source: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dest = tmp_path / "set"
+        with monkeypatch.context() as patch:
+            dying(patch, 8, False)
+            with pytest.raises(Died):
+                pack(collection(source), str(dest), OPTIONS, workers=0)
+        with monkeypatch.context() as patch:
+            patch.setattr("PIL.__version__", "1.2.3")
+            with pytest.raises(DataError, match=r"begun with Pillow.*here are Pillow 1\.2\.3.*--fresh"):
+                pack(collection(source), str(dest), OPTIONS, workers=0)
+        pack(collection(source), str(dest), OPTIONS, workers=0)
+        assert contents(dest) == whole
+        with monkeypatch.context() as patch:  # what is whole stays
+            patch.setattr("PIL.__version__", "1.2.3")
+            pack(collection(source), str(dest), OPTIONS, workers=0)
+        assert contents(dest) == whole
+
     def test_two_packers_at_once(self, source: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
         for attempt in range(5):
             dest = tmp_path / f"set-{attempt}"
@@ -223,11 +242,10 @@ class TestOthers:
         self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         dest = tmp_path / "set"
-        plain = Destination.keep
+        plain, lock = Destination.keep, threading.Lock()
 
         def keep(self: Destination, *arguments: Any) -> None:
-            if not (dest / "taken").exists():
-                (dest / "taken").write_text("")
+            with lock:
                 self.begin({"identity": "of the other"})
             plain(self, *arguments)
 
