@@ -2,10 +2,12 @@
 
     python benchmarks/data.py --data SHARDS --out benchmarks/records/data-cpu.json
 
-SHARDS is a small set of real photographs (a Parquet folder or glob). They are measured as they are, repeated to
-`--images` / 2 a pass, and `--images` photo-sized JPEGs are made of them (see `photos.py`). Every arm of `data_arms/` is
-a process of its own on 2 cores, some also on 1; they take turns, round after round, and are compared inside a round.
-RandomResizedCrop(224) and flip, batches of 64. An arm's first pass warms it up, its second is timed.
+SHARDS is a small set of real photographs (a Parquet folder or glob). They are measured as they are, repeated to about a
+third of `--images` a pass, and `--images` photo-sized JPEGs are made of them (see `photos.py`). Every arm of
+`data_arms/` is a process of its own on 2 cores, some also on 1; they take turns, round after round, and are compared
+inside a round. RandomResizedCrop(224) and flip, batches of 64. An arm's first pass warms it up, its second is timed.
+CPU seconds are user and system of all processes of the arm (with Ray's own), those of the S3 server apart; peak memory
+is the sum of PSS in the first pass. Two rounds take about 20 minutes; the machine must be left alone.
 
 WebDataset and LitData must be installed, or lie in the folder given by `--extra`; what is not there is left out, and
 the record says so. `--only`, `--cores` and `--sets` measure a part. A command that is given again goes on where it was
@@ -18,7 +20,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,11 +27,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import data_layouts
+from data_cases import ARMS, Arm, ratios
 from data_server import Server, serving
 
 sys.path.insert(0, str(Path(__file__).parent / "data_arms"))
@@ -40,65 +41,9 @@ from kdray.pipeline.record import hardware, now, versions
 
 HERE = Path(__file__).parent
 PASSES = 2
+GIVEN_SHARE = 0.3  # of --images: what the given photographs are repeated to
 ARM_TIMEOUT_S = 300
 PSS_EVERY_S = 0.5
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One contestant: its script and the option that it is run with, the layout it reads, whether that lies in S3, and
-    whether it is measured on one core too.
-    """
-
-    script: str
-    layout: str
-    option: str = ""
-    s3: bool = False
-    one_core: bool = False
-    needs: str = ""
-
-
-ARMS = {
-    "bare": Arm("bare", "shards", one_core=True),
-    "loader": Arm("loader", "folder", one_core=True),
-    "loader_uint8": Arm("loader", "folder", "uint8"),
-    "ray_documented": Arm("ray_documented", "folder"),
-    "ray_parquet": Arm("ray_parquet", "shards"),
-    "webdataset": Arm("web_dataset", "tars", needs="webdataset"),
-    "litdata": Arm("lit_data", "chunks", needs="litdata"),
-    "kdray_ray": Arm("kdray_feed", "shards", "ray", one_core=True),
-    "kdray_threads": Arm("kdray_feed", "shards", "threads", one_core=True),
-    "bare_packed": Arm("bare", "packed", one_core=True),
-    "kdray_ray_packed": Arm("kdray_feed", "packed", "ray", one_core=True),
-    "kdray_threads_packed": Arm("kdray_feed", "packed", "threads", one_core=True),
-    "kdray_ray_s3": Arm("kdray_feed", "shards", "ray", s3=True, one_core=True),
-    "kdray_threads_s3": Arm("kdray_feed", "shards", "threads", s3=True, one_core=True),
-    "kdray_ray_packed_s3": Arm("kdray_feed", "packed", "ray", s3=True),
-}
-RATIOS = (
-    ("kdray_ray / loader", "kdray_ray", "loader", "images_per_s"),
-    ("kdray_threads / loader", "kdray_threads", "loader", "images_per_s"),
-    ("kdray_threads / loader_uint8", "kdray_threads", "loader_uint8", "images_per_s"),
-    ("kdray_ray / ray_documented", "kdray_ray", "ray_documented", "images_per_s"),
-    ("kdray_ray / ray_parquet", "kdray_ray", "ray_parquet", "images_per_s"),
-    ("kdray_ray / webdataset", "kdray_ray", "webdataset", "images_per_s"),
-    ("kdray_ray / litdata", "kdray_ray", "litdata", "images_per_s"),
-    ("kdray_ray_packed / loader", "kdray_ray_packed", "loader", "images_per_s"),
-    ("kdray_threads_packed / loader", "kdray_threads_packed", "loader", "images_per_s"),
-    ("kdray_ray / bare", "kdray_ray", "bare", "images_per_s"),
-    ("kdray_threads / bare", "kdray_threads", "bare", "images_per_s"),
-    ("kdray_ray_packed / bare_packed", "kdray_ray_packed", "bare_packed", "images_per_s"),
-    ("kdray_threads_packed / bare_packed", "kdray_threads_packed", "bare_packed", "images_per_s"),
-    ("kdray_ray_s3 / kdray_ray", "kdray_ray_s3", "kdray_ray", "images_per_s"),
-    ("kdray_threads_s3 / kdray_threads", "kdray_threads_s3", "kdray_threads", "images_per_s"),
-    ("kdray_ray_packed_s3 / kdray_ray_packed", "kdray_ray_packed_s3", "kdray_ray_packed", "images_per_s"),
-    ("CPU an image: kdray_ray / kdray_ray_s3", "kdray_ray", "kdray_ray_s3", "cpu_s_per_image"),
-    ("CPU an image: kdray_threads / kdray_threads_s3", "kdray_threads", "kdray_threads_s3", "cpu_s_per_image"),
-    ("start to first batch: kdray_ray / ray_documented", "kdray_ray", "ray_documented", "command_to_first_batch_s"),
-    ("start to first batch: kdray_ray / ray_parquet", "kdray_ray", "ray_parquet", "command_to_first_batch_s"),
-    ("epoch's first batch: kdray_ray / ray_documented", "kdray_ray", "ray_documented", "first_batch_s"),
-)
-"""Name, the two arms, and which of their figures is divided."""
 
 
 def missing(arm: Arm, extra: str) -> bool:
@@ -155,6 +100,15 @@ def check(warm: dict, timed: dict, images: int, slack: int) -> None:
         raise SystemExit(f"batches of {warm['shapes']}, {warm['dtypes']}")
 
 
+def check_alike(name: str, found: dict, case: dict[str, list[dict]]) -> None:
+    """The mean pixel of all arms is the same, but for chance: they read the same images and crop them alike."""
+    chance = 4 + 100 / found["images"] ** 0.5
+    for other, rows in case.items():
+        for row in rows:
+            if abs(row["mean"] - found["mean"]) > chance:
+                raise SystemExit(f"{name} has pixels of {found['mean']:.1f} on average, {other} of {row['mean']:.1f}")
+
+
 @contextmanager
 def peak_pss(root: int) -> Iterator[list[int]]:
     """Fill a list with the memory of the process tree in bytes (shared pages counted once), until the block ends."""
@@ -196,7 +150,7 @@ def rounds(args: argparse.Namespace, record: dict[str, Any]) -> None:
                         arm = ARMS[arm_name]
                         case = record["measured"].setdefault(name, {}).setdefault(str(cores), {})
                         done = case.setdefault(arm_name, [])
-                        if arm_name in absent or (cores == 1 and not arm.one_core) or len(done) > number:
+                        if arm_name in absent or (cores == 1 and name not in arm.one_core) or len(done) > number:
                             continue
                         root = data_layouts.make(arm.layout, images, folder)
                         _read_once(root)
@@ -204,6 +158,7 @@ def rounds(args: argparse.Namespace, record: dict[str, Any]) -> None:
                         # With a core to spare, the server gets it: it would stand on other machines.
                         server.pin(set(cpus) - set(cpus[:cores]) or set(cpus))
                         found = measure(arm, place, count, cpus[:cores], args, server if arm.s3 else None)
+                        check_alike(arm_name, found, case)
                         done.append(found)
                         record["server"] = server.kind
                         _write(args.out, record)
@@ -226,7 +181,7 @@ def sets(args: argparse.Namespace) -> dict[str, tuple[str, data_layouts.Images, 
         found["photos"] = (key, images, args.images)
     if "given" in args.sets and args.data:
         there = data_layouts.read_manifest(args.data).num_samples
-        repeat = max(1, round(args.images / 2 / there))
+        repeat = max(1, round(GIVEN_SHARE * args.images / there))
         key, images = data_layouts.shard_images(args.data, repeat)
         found["given"] = (key, images, repeat * there)
     return found
@@ -239,20 +194,6 @@ def _read_once(root: Path) -> None:
             path.read_bytes()
 
 
-def ratios(measured: dict[str, Any]) -> dict[str, Any]:
-    """Medians of the ratios inside each round, by set and cores, where both arms were measured."""
-    found: dict[str, Any] = {}
-    for name, by_cores in measured.items():
-        for cores, case in by_cores.items():
-            row = {}
-            for title, a, b, key in RATIOS:
-                pairs = list(zip(case.get(a, []), case.get(b, []), strict=False))
-                if pairs:
-                    row[title] = statistics.median(x[key] / y[key] for x, y in pairs)
-            found.setdefault(name, {})[cores] = row
-    return found
-
-
 def _write(path: Path, record: dict[str, Any]) -> None:
     record["ratios"] = ratios(record["measured"])
     part = path.with_name(path.name + ".part")
@@ -262,8 +203,12 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 def start_record(args: argparse.Namespace) -> dict[str, Any]:
     """The record at `--out` when it was measured with the same settings, else a new one."""
-    settings = {"images": args.images, "batch": args.batch, "passes": PASSES, "short_side": data_layouts.SHORT_SIDE}
-    settings |= {"quality": data_layouts.QUALITY, "shard_bytes": data_layouts.SHARD_BYTES}
+    settings = {"images": args.images, "batch": args.batch, "passes": PASSES, "given_share": GIVEN_SHARE}
+    settings |= {
+        "short_side": data_layouts.SHORT_SIDE,
+        "quality": data_layouts.QUALITY,
+        "shard_bytes": data_layouts.SHARD_BYTES,
+    }
     found = versions()
     for package in ("webdataset", "litdata", "pillow"):
         with suppress(importlib.metadata.PackageNotFoundError):
