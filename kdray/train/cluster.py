@@ -11,7 +11,7 @@ from typing import Any
 
 from kdray.errors import ClusterError
 from kdray.experiment import Cluster
-from kdray.train.environment import cluster_address, prepare_environment, storage_environment
+from kdray.train.environment import cluster_address, prepare_environment, storage_credentials, storage_settings
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +122,10 @@ def connect(cluster: Cluster) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         # For all of the job: a worker's own environment would not reach the controller, nor the tasks of Ray Data.
-        reach = storage_environment()
-        options |= {"address": address, **({"runtime_env": {"env_vars": reach}} if reach else {})}
+        settings, credentials = storage_settings(), storage_credentials()
+        lent: dict[str, Any] = {"env_vars": settings} if settings else {}
+        lent |= {"worker_process_setup_hook": credentials} if credentials else {}
+        options |= {"address": address, **({"runtime_env": lent} if lent else {})}
     else:
         options |= {"_node_ip_address": "127.0.0.1", "dashboard_host": "127.0.0.1"}
     try:

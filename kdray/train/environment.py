@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable
 
 from kdray.experiment import Cluster
 
@@ -55,11 +56,31 @@ def prepare_environment(local: bool) -> None:
         os.environ.setdefault(key, value)
 
 
-def storage_environment() -> dict[str, str]:
+def storage_settings() -> dict[str, str]:
     """What the processes of a cluster that is joined from outside must know to reach the same S3 as this one.
 
     Inside a Ray job this is empty: there the job's own `env_vars` and the nodes' roles say it.
     """
+    return _lent(STORAGE_SETTINGS)
+
+
+def storage_credentials() -> Callable[[], None] | None:
+    """What sets this process's S3 keys in a worker process of a cluster that is joined from outside; None without any.
+
+    To be Ray's `worker_process_setup_hook`. Ray shows a job's `env_vars` to whoever lists jobs, tasks or runtime
+    environments, and writes them to the nodes' logs; of a hook it shows the name alone.
+    """
+    keys = _lent(STORAGE_CREDENTIALS)
+    if not keys:
+        return None
+
+    def set_storage_credentials() -> None:
+        os.environ.update(keys)
+
+    return set_storage_credentials
+
+
+def _lent(names: Iterable[str]) -> dict[str, str]:
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return {}
-    return {name: os.environ[name] for name in (*STORAGE_SETTINGS, *STORAGE_CREDENTIALS) if name in os.environ}
+    return {name: os.environ[name] for name in names if name in os.environ}

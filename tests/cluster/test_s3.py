@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from pathlib import Path
+
+import pytest
 
 from kdray.data.digits import digit_samples
 from kdray.data.shards import write_shards
 from kdray.store import Store
-from tests.cluster.conftest import TROUBLE, Place
+from tests.cluster.command import BIN
+from tests.cluster.conftest import TROUBLE, Head, Place
 from tests.conftest import S3
 
 
-def test_run_on_s3_survives_its_worker(joined: Place, s3: S3) -> None:
+def test_run_on_s3_survives_its_worker(joined: Place, s3: S3, head: Head) -> None:
     """Streamed from S3 by Ray Data, checkpoints, record and scalars to S3; a worker dies and the run goes on."""
     for split in ("train", "test"):
         write_shards(digit_samples(split), s3.uri(f"cluster/data/{split}"), shard_bytes=100_000, row_group_rows=64)
@@ -46,3 +51,41 @@ def test_run_on_s3_survives_its_worker(joined: Place, s3: S3) -> None:
     assert store.read_json(f"runs/{run}/record.json")["status"] == "done"
     # Once more, nothing is left to do.
     assert "student: reused" in joined.run(experiment, env=aws)
+    _assert_kept_secret(s3.secret_key, store, [head.folder, joined.folder], joined.env)
+
+
+def _assert_kept_secret(secret: str, store: Store, folders: list[Path], env: dict[str, str]) -> None:
+    """It is in nothing that the run left, in no log of Ray's, and in nothing that Ray tells of its jobs."""
+    names = [f"{folder}/{name}" for folder in ("runs", "artifacts") for name in store.list(folder)]
+    assert not [f"{top}/{name}" for top in names for name in store.list(top) if _holds(store, f"{top}/{name}", secret)]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert any("runtime_env" in path.name for path in files), "logs are where they are searched"
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+    for what in ("jobs", "runtime-envs", "tasks", "actors", "workers"):
+        command = [BIN / "ray", "list", what, "--detail", "--format", "json", "--limit", "1000"]
+        told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+        assert told.strip() not in ("", "[]"), what
+        assert secret not in told, what
+
+
+def _holds(store: Store, name: str, secret: str) -> bool:
+    return bool(not store.list(name) and secret.encode() in store.read_bytes(name))
+
+
+def test_ray_is_given_no_key_where_it_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdray.train.environment import storage_credentials, storage_settings
+
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert storage_credentials() is None
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://here")
+    assert storage_settings()["AWS_ENDPOINT_URL"] == "http://here" and "mine" not in str(storage_settings())
+    hook = storage_credentials()
+    assert hook is not None and hook.__name__ == "set_storage_credentials"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the node's")
+    hook()
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "mine"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert storage_credentials() is None and storage_settings() == {}

@@ -64,7 +64,7 @@ def moto() -> Iterator[S3]:
     )
     try:
         _wait(endpoint, server)
-        yield _with_bucket(S3(endpoint, BUCKET, "test-key", "test-secret"))
+        yield _with_bucket(S3(endpoint, BUCKET, *_new_keys()))
     finally:
         server.terminate()
         try:
@@ -87,7 +87,7 @@ def why_no_radosgw() -> str | None:
 @contextlib.contextmanager
 def radosgw() -> Iterator[S3]:
     """Ceph's gateway with keys of its own; everything in it is gone with the block."""
-    keys = {"KEY": f"key{secrets.token_hex(6)}", "SECRET": f"secret{secrets.token_hex(12)}"}
+    keys = dict(zip(("KEY", "SECRET"), _new_keys(), strict=True))
     # A short path: sockets lie in it.
     folder = tempfile.mkdtemp(prefix="kd-rgw-", dir="/tmp")
     state = os.path.join(folder, "state")
@@ -103,6 +103,11 @@ def radosgw() -> Iterator[S3]:
     finally:
         subprocess.run([str(SCRIPT), "stop", state], check=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_keys() -> tuple[str, str]:
+    """Access key and secret that are found nowhere by chance."""
+    return f"key{secrets.token_hex(6)}", f"secret{secrets.token_hex(12)}"
 
 
 def _with_bucket(server: S3) -> S3:
