@@ -23,7 +23,8 @@ from kdray.store.store import backend_of, explaining
 MIB = 1 << 20
 WINDOW_BYTES, WINDOW_ROWS = 24 * MIB, 4096
 SPAN_BYTES = 8 * MIB  # longer reads go no faster, and several run at once
-REMOTE_GAP, LOCAL_GAP = 256 << 10, 16 << 10  # reading these bytes for nothing costs less than another read
+# Reading that much for nothing costs less than another read; a larger gap is read over only where as much is used.
+REMOTE_GAP, LOCAL_GAP, SMALL_GAP = 256 << 10, 16 << 10, 16 << 10
 LARGEST = 256 * MIB
 LOCAL_STEP = 32  # local reads that a thread does at once: one of them takes less time than waking the thread
 REMOTE_THREADS, LOCAL_THREADS = 16, 4
@@ -107,16 +108,17 @@ Span = tuple[int, int, int, int]  # rows order[a:b], bytes begin to end
 def _spans(file: np.ndarray, offset: np.ndarray, size: np.ndarray, gap: int) -> tuple[np.ndarray, list[Span]]:
     order = np.lexsort((offset, file))
     spans: list[Span] = []
-    start, begin, end = 0, 0, 0
+    start, begin, end, used = 0, 0, 0, 0
     for at, row in enumerate(order.tolist()):
         low, high = int(offset[row]), int(offset[row] + size[row])
-        near = at > start and file[row] == file[order[at - 1]] and low <= end + gap and high - begin <= SPAN_BYTES
+        over = min(gap, max(SMALL_GAP, used))
+        near = at > start and file[row] == file[order[at - 1]] and low <= end + over and high - begin <= SPAN_BYTES
         if at and not near:
             spans.append((start, at, begin, end))
             start = at
         if at == start:
-            begin, end = low, high
-        end = max(end, high)
+            begin, end, used = low, high, 0
+        end, used = max(end, high), used + high - low
     return order, [*spans, (start, len(order), begin, end)]
 
 

@@ -43,7 +43,7 @@ class Scratch:
         free = shutil.disk_usage(folder).free
         if free < count:
             problem = f"{what} needs {_size(count)} unpacked, but {_size(free)} are free"
-            raise StoreError(problem, where=folder, fix="Free some space, or name another folder (--scratch, TMPDIR)")
+            raise StoreError(problem, where=folder, fix="Free some space, or set TMPDIR to another folder")
 
     def close(self) -> None:
         if self._folder is not None:
