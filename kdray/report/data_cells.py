@@ -6,6 +6,7 @@ import numpy as np
 
 from kdray.data.augment import Augment, build_augment, build_transform
 from kdray.data.chunks import Recipe
+from kdray.data.pack.progress import size_text
 from kdray.data.reader import Rows
 from kdray.data.threads import decode_rows
 from kdray.errors import DataError
@@ -14,7 +15,6 @@ from kdray.report.contact_sheet import Cell, Column, Row, Sheet
 from kdray.report.data_mixed import mixed_sections
 from kdray.report.data_sample import read_header
 from kdray.report.data_subject import Subject, Way
-from kdray.report.text import size
 
 MOST_VIEWS = 8
 LEAST_MIXED = 5  # mixed images in a row, where there are fewer columns
@@ -48,7 +48,8 @@ class Looks:
         header = read_header(row.images[0])
         kind = f"{header.format} {header.mode}, " if header else ""
         plain = self._pictures("stored", row, Recipe(manifest, Augment(())))
-        cells = [_captioned(cell, f"{kind}{size(len(row.images[0]))}") for cell in plain]
+        stored = size_text(len(row.images[0])).replace("bytes", "B")  # one line under a small picture
+        cells = [_captioned(cell, f"{kind}{stored}") for cell in plain]
         if self.evaluation.ops:
             cells += self._pictures("data.eval_transform", row, Recipe(manifest, self.evaluation))
         for way, augment in zip(self.subject.ways, self.augments, strict=True):

@@ -12,12 +12,13 @@ import numpy as np
 from rich.cells import cell_len
 
 from kdray.data.layout import Manifest
+from kdray.data.pack.progress import size_text
 from kdray.report.data_cells import normalisation_text, transforms_text, way_text
 from kdray.report.data_sample import Look
 from kdray.report.data_subject import Subject
-from kdray.report.text import size
 
 FEW_CLASSES, FEW = 12, 5
+QUANTILES = (0.05, 0.5, 0.95)  # of the shorter side, out of those that a manifest tells
 UNEQUAL = 10  # times: a warning where the largest class is so many times the smallest
 _KEY_WIDTH = 14
 
@@ -33,7 +34,7 @@ def facts(subject: Subject, look: Look) -> list[Fact]:
     shards = len(manifest.shards)
     stored = sum(shard.bytes for shard in manifest.shards)
     mean_bytes = manifest.image_bytes / max(1, manifest.num_samples)
-    lines.append(("shards", f"{shards}, {size(stored)} in all; {size(mean_bytes)} an image in the mean"))
+    lines.append(("shards", f"{shards}, {size_text(stored)} in all; {size_text(mean_bytes)} an image in the mean"))
     lines += _sizes(manifest, look)
     lines.append(("formats", f"{_listed(look.kinds)} (in {_seen(look)})"))
     lines.append(("ids", _ids(manifest)))
@@ -123,7 +124,7 @@ def _packing(manifest: Manifest) -> list[Fact]:
         text += (
             f"short side {packing.short_side}, JPEG quality {packing.quality}: {packing.reencoded} images re-encoded"
         )
-        text += f", smaller ones {packing.small}" if packing.small else ""
+        text += ", smaller ones as they were" if packing.small == "keep" else ""
     return [("packed", text)]
 
 
@@ -154,9 +155,12 @@ def _sizes(manifest: Manifest, look: Look) -> list[Fact]:
     known = manifest.sizes
     if known is not None:
         (low_w, mean_w, high_w), (low_h, mean_h, high_h) = known.width, known.height
-        sides = ", ".join(f"{100 * part:g} % {side}" for part, side in known.short_side)
+        sides = ", ".join(f"{100 * part:g} % {side}" for part, side in known.short_side if part in QUANTILES)
         text = f"width {low_w} to {high_w}, mean {mean_w:.0f}; height {low_h} to {high_h}, mean {mean_h:.0f}"
-        return [("sizes", f"{text} (manifest, all images)"), *([("", f"shorter side: {sides}")] if sides else [])]
+        return [
+            ("sizes", f"{text} (manifest, all images)"),
+            *([("", f"shorter side at most: {sides}")] if sides else []),
+        ]
     if not look.headers:
         return []
     sizes = np.array([[header.width, header.height] for header in look.headers])
@@ -179,9 +183,9 @@ def _decoded(subject: Subject, look: Look) -> str:
     from kdray.data.feed import will_stream  # it brings torch, which takes longer than all the rest: last
 
     rows = len(subject.part)
-    about = f"about {size(rows * look.mean_decoded)}; " if look.mean_decoded is not None else ""
+    about = f"about {size_text(rows * look.mean_decoded)}; " if look.mean_decoded is not None else ""
     streams = will_stream(subject.data, subject.manifest, rows)
-    limit = f" (resident up to {size(subject.data.resident_limit_bytes)})" if subject.data.mode == "auto" else ""
+    limit = f" (resident up to {size_text(subject.data.resident_limit_bytes)})" if subject.data.mode == "auto" else ""
     return f"{about}mode {subject.data.mode}: {'streamed' if streams else 'resident'}{limit}"
 
 

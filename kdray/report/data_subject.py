@@ -14,6 +14,7 @@ from kdray.data.augment import build_augment, build_transform
 from kdray.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Split, open_dataset
 from kdray.data.layout import Manifest, Triple
 from kdray.data.manifest import read_manifest
+from kdray.data.manifest_json import MANIFEST
 from kdray.data.reader import read_labels
 from kdray.errors import ConfigError, DataError, KdrayError, nearest
 from kdray.experiment import Comparison, Data, Experiment, Part, Train, load_comparison
@@ -21,10 +22,12 @@ from kdray.experiment.explain import Place, explain, problems
 from kdray.experiment.sets import Set, in_order
 from kdray.experiment.yaml_text import parse
 from kdray.pipeline.naming import in_file
+from kdray.pipeline.packing import unpacked
 from kdray.store import Store
 from kdray.store.place import parse as parse_place
 
 SPLITS = ("train", "validation", "test")
+MOST_BELOW = 20  # folders that are looked into for sets
 SEVERAL = 4  # names of variants that are told one by one
 _WAY = ("augment", "views", "mix")  # what may differ between the rows that stages of one experiment train on
 
@@ -122,7 +125,14 @@ def _of_uri(uri: str, wish: Wish) -> Subject:
     uri = _of_split(uri, wish.split) if wish.split else uri
     data = _changed(_uri_data(uri, wish.sets), wish)
     _check(data)
-    manifest = read_manifest(uri, data.columns, data.classes)
+    try:
+        manifest = read_manifest(uri, data.columns, data.classes)
+    except DataError as error:
+        splits = _sets_below(uri) if wish.split is None else []
+        if not splits:
+            raise
+        fix = f"Add --split {splits[0]}" + "".join(f", or --split {name}" for name in splits[1:])
+        raise DataError("holds no shards itself, but sets below", where=error.where, fix=fix) from error
     labels, ids = read_labels(manifest)
     rows = np.arange(manifest.num_samples, dtype=np.int64)[: data.limit]
     mean, std, mean_from = _normalisation(data, manifest)
@@ -149,6 +159,14 @@ def _of_split(uri: str, split: str) -> str:
         raise ConfigError("a glob says which shards are meant", where="--split", fix="Leave one of them out")
     below = f"{uri.rstrip('/')}/{split}"
     return below if Store(uri).list(split) else f"{uri.rstrip('/')}/{split}-*.parquet"
+
+
+def _sets_below(uri: str) -> list[str]:
+    """Names of the folders at `uri` that hold a set that was packed, such as train and val."""
+    if any(mark in uri for mark in "*?["):
+        return []
+    store = Store(uri)
+    return [name for name in store.list()[:MOST_BELOW] if store.exists(f"{name}/{MANIFEST}")]
 
 
 def _uri_data(uri: str, sets: Sequence[str]) -> Data:
@@ -216,6 +234,13 @@ def _of_experiment(comparison: Comparison, wish: Wish) -> Subject:
     ways = _ways(experiments, wish, data)
     for way in ways:
         _check(way.data)
+    waiting = unpacked(data)
+    if waiting:
+        raise DataError(
+            f"{waiting[0].source} is not packed yet",
+            where=f"data.{waiting[0].split} {waiting[0].dest}",
+            fix="Run the experiment, which packs it first, or kdray shard",
+        )
     dataset = open_dataset(ways[0].data)
     part = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[split]
     if part is None:

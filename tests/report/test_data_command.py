@@ -255,14 +255,14 @@ def test_what_a_packed_set_tells_is_said(tmp_path: Path) -> None:
         subject.manifest,
         sizes=ImageSizes((100, 401.2, 900), (120, 500.0, 1000), ((0.05, 256), (0.5, 375))),
         bad=(BadFile("n01/x.jpg", "empty"),),
-        packing=Packing("imagefolder", "s", "i", "0.1", "mixed", 1000, 256, 90, "kept", "opencv", 31),
+        packing=Packing("imagefolder", "s", "i", "0.1", "mixed", 1000, 256, 90, "keep", "opencv", 31),
     )
     told = replace(subject, part=replace(subject.part, manifest=manifest))
     _, seen = look(manifest, told.part.rows, np.array([0]))
     lines = fact_lines(facts(told, seen))
     assert any("from imagefolder, in mixed order" in line and "31 images re-encoded" in line for line in lines)
     assert "sizes         width 120 to 1000, mean 500; height 100 to 900, mean 401 (manifest, all images)" in lines
-    assert "              shorter side: 5 % 256, 50 % 375" in lines
+    assert "              shorter side at most: 5 % 256, 50 % 375" in lines
     from kdray.report.data_facts import warnings
 
     assert "1 file was left out when it was packed: n01/x.jpg (empty)" in warnings(told, seen)
@@ -339,6 +339,13 @@ def test_a_split_of_a_folder_of_shards(here: Path) -> None:
     assert f"{flat.folder}/val-*.parquet" in shown("flat", "--split", "val") and (here / "flat-val-data.png").exists()
     assert "no file matches 'test-*.parquet'" in show("flat", "--split", "test").error()
     assert "does not exist" in show("set2").error()
+    squares(here / "set" / "val", 20)
+    assert "holds no shards itself, but sets below. Add --split train, or --split val" in show("set").error()
+
+
+def test_images_that_are_not_packed_yet(lab: Lab) -> None:
+    data = {"source": None, "root": None, "train": "packed", "pack": {"train": "images"}}
+    assert "data.train packed: images is not packed yet. Run the experiment" in show(lab.write({"data": data})).error()
 
 
 def test_bad_input_is_one_error(here: Path, lab: Lab) -> None:
@@ -400,5 +407,6 @@ def test_the_page_shows_what_is_printed(here: Path, digits: Path) -> None:
     said = out.replace(f"{digits}/", "data/").replace(f"{here}/", "").splitlines()
     page = (root / "docs" / "show.md").read_text().splitlines()
     assert len(said) > 8
-    # How many bytes a PNG takes depends on the library that writes it.
-    assert [line for line in said if line not in page and not line.startswith("shards")] == []
+    # How many bytes a PNG takes depends on the library that writes it, and the sheet's height on the paths in it.
+    kept = [line for line in said if not line.startswith(("shards", "contact sheet"))]
+    assert [line for line in kept if line not in page] == []
