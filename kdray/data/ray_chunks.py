@@ -24,21 +24,23 @@ from kdray.errors import KdrayError
 log = logging.getLogger(__name__)
 
 _FIRST_ROWS = 64  # of the first pieces: the loop should not wait for hundreds of images
+_GUESSED_BYTES = 3 * 224 * 224  # of a decoded view, until the first one is there
 _STORE_SHARE = 0.4  # of the cluster's object store, for the lines of all ranks together
 
 
 class Pace:
     """How many rows a piece has, and how many pieces are on their way. It learns from what comes back.
 
-    `most_rows` a piece. Encoded and decoded, the pieces on their way stay within this rank's part of the object store,
-    which is shared by `world` ranks.
+    A piece has `most_rows` at most. Encoded and decoded, the pieces on their way stay within this rank's part of the
+    object store, which is shared by `world` ranks.
     """
 
-    def __init__(self, most_rows: int, decoders: int, encoded_row_bytes: float, world: int) -> None:
+    def __init__(self, most_rows: int, decoders: int, encoded_row_bytes: float, views: int, world: int) -> None:
         self.ahead = 2 * decoders + 1
-        self._most_rows, self._rows = most_rows, min(most_rows, _FIRST_ROWS)
+        self._most_rows = most_rows
         self._encoded_row_bytes = encoded_row_bytes
         self._store_bytes = ray.cluster_resources().get("object_store_memory", 0.0) * _STORE_SHARE / world
+        self._rows = min(most_rows, _FIRST_ROWS, self._fitting(views * _GUESSED_BYTES))
         self._measured = False
 
     @property
@@ -48,17 +50,19 @@ class Pace:
 
     def measure(self, chunk: Chunk) -> None:
         """Take up the size of a decoded piece."""
-        if self._measured:
-            self._rows = min(self._most_rows, 2 * self._rows)
-            return
-        row_bytes = self._encoded_row_bytes + chunk.images.nbytes / max(1, len(chunk))
-        fit = max(1, int(self._store_bytes / row_bytes / self.ahead)) if self._store_bytes else self._most_rows
-        if fit < self._most_rows:
-            log.info("pieces of %d images instead of %d: %d of them fill 40 %% of Ray's object store", fit,
-                     self._most_rows, self.ahead)  # fmt: skip
-        self._most_rows = min(self._most_rows, fit)
-        self._rows = min(self._rows, self._most_rows)
-        self._measured = True
+        if not self._measured:
+            self._measured = True
+            fitting = self._fitting(chunk.images.nbytes / max(1, len(chunk)))
+            if fitting < self._most_rows:
+                said = "%d images at a time instead of %d, so that %d times as many fit in %d %% of Ray's object store"
+                log.info(said, fitting, self._most_rows, self.ahead, 100 * _STORE_SHARE)
+                self._most_rows = fitting
+        self._rows = min(self._most_rows, 2 * self._rows)
+
+    def _fitting(self, row_bytes: float) -> int:
+        if not self._store_bytes:
+            return self._most_rows
+        return max(1, int(self._store_bytes / (self._encoded_row_bytes + row_bytes) / self.ahead))
 
 
 class RayLine:

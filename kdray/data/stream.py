@@ -166,7 +166,7 @@ class _Engine:
 
             pool = shared_pool(data_cpus)
             pool.warm(Sent.of(recipe))
-            self._make = partial(RayLine, pool, Pace(task_rows, len(pool.decoders), mean_bytes, world))
+            self._make = partial(RayLine, pool, Pace(task_rows, len(pool.decoders), mean_bytes, recipe.views, world))
 
     def line(self, spans: list[np.ndarray], recipe: Recipe) -> Line:
         """The line of these spans: dense rows int64 [n], each read at once."""

@@ -112,6 +112,17 @@ class StageWorker:
     def _train(self, net: Net) -> dict[str, Any]:
         stage, train, dataset = self.stage, self.stage.train, self.stage.dataset
         assert train is not None and dataset.train is not None
+        # First: what decodes may start while the networks are built.
+        feed = train_feed(
+            stage.data,
+            dataset.train.manifest,
+            dataset.train.rows,
+            batch=train.batch,
+            seed=stage.seed,
+            labels=dataset.train.relabelled,
+            epochs=train.epochs,
+            **self._feed_options(),
+        )
         teacher = None
         if stage.teacher is not None:
             teacher = freeze(self._build(stage.teacher), self._pixels(stage.teacher), self.precision, self.image_size)
@@ -131,15 +142,6 @@ class StageWorker:
                 mixed=stage.data.mix is not None,
             ),
         ).to(self.device)
-        feed = train_feed(
-            stage.data,
-            dataset.train.manifest,
-            dataset.train.rows,
-            batch=train.batch,
-            seed=stage.seed,
-            labels=dataset.train.relabelled,
-            **self._feed_options(),
-        )
         deployed = objectives.deployed(net, teacher.net if teacher else None)
         board = Board(self.store, self.listener) if self.rank == 0 else None
         checkpoints = Checkpoints(self.store, train.checkpoint.keep)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 
 import numpy as np
@@ -15,7 +14,8 @@ from kdray.data.feed import eval_feed, train_feed
 from kdray.data.stream import spans_of_groups
 from kdray.errors import ClusterError, DataError
 
-from .small import data, identical, photographs, squares
+from .ray_here import small_ray
+from .small import data, identical, squares
 
 N = 203
 SMALL = 40_000  # bytes of a window: five of them in the set of squares
@@ -24,34 +24,13 @@ BAD = (7, 40, 41)
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Ray on this machine with two CPUs, found by nobody else."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RAY_AUTH_MODE", "disabled")
-    patch.delenv("RAY_ADDRESS", raising=False)
-    import ray
-
-    with tempfile.TemporaryDirectory(prefix="kd") as folder:  # pytest's own is too long for a socket's path
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
-            object_store_memory=200 * 1024**2,
-            log_to_driver=False,
-        )
+    with small_ray(200 * 1024**2) as (ray, _):
         yield ray
-        ray.shutdown()
-        patch.undo()
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return squares(tmp_path_factory.mktemp("squares") / "set", N, bad=BAD)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return photographs(tmp_path_factory.mktemp("photographs") / "set", 90)
 
 
 def feed(manifest, use_ray, mode="stream", *, rank=0, world=1, cpus=None, **settings):
