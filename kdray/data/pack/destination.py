@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from kdray.store.store import explaining
 log = logging.getLogger(__name__)
 PARTS = "manifest.json.parts"
 THREADS = 16
-TRIES = 3
+TRIES = 5
 FRESH = "--fresh deletes it and starts over; or pack into another folder"
 _SHARD = re.compile(r"^.+-\d{5,}-of-\d{5,}\.parquet$")
 
@@ -170,9 +171,10 @@ class Destination:
         for attempt in range(TRIES):
             try:
                 self.store.delete(PARTS)
-            except StoreError as exc:  # a record came in while the folder was emptied
+            except StoreError as exc:  # another packer empties the folder too, or has just put a record there
                 if attempt == TRIES - 1:
                     log.warning("%s is packed, but its leftovers stay: %s", self.uri, exc)
+                time.sleep(0.1 * attempt)
             else:
                 return
 
