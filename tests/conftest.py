@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.servers.faulty import Faulty, faulty
+from tests.servers.gcs import BUCKET, emulator
 from tests.servers.s3 import S3, moto, radosgw, why_no_radosgw
 
 if TYPE_CHECKING:
@@ -66,6 +67,20 @@ def real_s3(real_s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     """`real_s3_server`, with the AWS_* variables of this test pointing to it. Use a prefix of your own."""
     point_to(real_s3_server, monkeypatch)
     return real_s3_server
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[str]:
+    """The URL of a stand-in for Google Cloud Storage."""
+    with emulator() as url:
+        yield url
+
+
+@pytest.fixture
+def gcs(gcs_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket, as gs://NAME, on that stand-in."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server)
+    return f"gs://{BUCKET}"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from typing import Any
@@ -56,23 +57,37 @@ class ArrowObjects:
     def list(self, path: str) -> list[str]:
         import pyarrow.fs as fs
 
-        found = filesystem().get_file_info(fs.FileSelector(path, recursive=False, allow_not_found=True))
-        return sorted(entry.base_name for entry in found)
+        # Recursive, for pyarrow lists a folder only where an object marks it, and reads the whole tree either way.
+        found = filesystem().get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        return sorted({entry.path.removeprefix(f"{path}/").partition("/")[0] for entry in found} - {""})
 
     def delete(self, path: str) -> None:
         import pyarrow.fs as fs
 
         kind = filesystem().get_file_info(path).type
         if kind == fs.FileType.Directory:
-            filesystem().delete_dir(path)
+            # All under it goes first, then the object that marks the folder, which few folders have.
+            with contextlib.suppress(FileNotFoundError):
+                filesystem().delete_dir(path)
         elif kind == fs.FileType.File:
             filesystem().delete_file(path)
 
 
-@functools.lru_cache(maxsize=1)
 def filesystem() -> Any:
+    """The `pyarrow.fs.GcsFileSystem` of the present environment; STORAGE_EMULATOR_HOST names another server."""
+    return _filesystem(os.environ.get("STORAGE_EMULATOR_HOST"))
+
+
+@functools.lru_cache(maxsize=4)
+def _filesystem(emulator: str | None) -> Any:
     import datetime
 
     import pyarrow.fs as fs
 
-    return fs.GcsFileSystem(retry_time_limit=datetime.timedelta(seconds=15))
+    patience = datetime.timedelta(seconds=15)
+    if not emulator:
+        return fs.GcsFileSystem(retry_time_limit=patience)
+    scheme, _, host = emulator.rpartition("://")
+    return fs.GcsFileSystem(
+        anonymous=True, scheme=scheme or "http", endpoint_override=host.rstrip("/"), retry_time_limit=patience
+    )

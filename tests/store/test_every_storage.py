@@ -6,28 +6,21 @@ import os
 import pickle
 from pathlib import Path
 
-import pyarrow.fs as fs
 import pytest
 
 from kdray.errors import StoreError
 from kdray.store import Store, exists_uri, open_uri, read_range, read_uri
-from kdray.store import arrow as google
 from tests.conftest import S3
 from tests.store.telling import one_line
 
 
 @pytest.fixture(params=["local", "file", "s3", "real_s3", "gs"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param in ("s3", "real_s3"):
         server: S3 = request.getfixturevalue(request.param)
         return Store(server.uri(f"store/{tmp_path.name}"))
-    if request.param == "gs":  # pyarrow's interface over a local folder: Google's server itself is not to be had here
-        (tmp_path / "cloud").mkdir()
-        cloud = fs.SubTreeFileSystem(str(tmp_path / "cloud"), fs.LocalFileSystem())
-        (tmp_path / "cloud" / "bucket" / "runs" / "a").mkdir(parents=True)  # object stores need no folders
-        (tmp_path / "cloud" / "bucket" / "runs" / "a" / "b").mkdir()
-        monkeypatch.setattr(google, "filesystem", lambda: cloud)
-        return Store("gs://bucket/runs")
+    if request.param == "gs":
+        return Store(f"{request.getfixturevalue('gcs')}/store/{tmp_path.name}")
     return Store(tmp_path / "runs" if request.param == "local" else f"file://{tmp_path}/runs")
 
 
