@@ -150,14 +150,14 @@ def rounds(args: argparse.Namespace, record: dict[str, Any]) -> None:
                         arm = ARMS[arm_name]
                         case = record["measured"].setdefault(name, {}).setdefault(str(cores), {})
                         done = case.setdefault(arm_name, [])
-                        if arm_name in absent or (cores == 1 and name not in arm.one_core) or len(done) > number:
+                        if arm_name in absent or not arm.wanted(name, cores) or len(done) > number:
                             continue
                         root = data_layouts.make(arm.layout, images, folder)
                         _read_once(root)
                         place = server.upload(root, f"{name}/{arm.layout}") if arm.s3 else str(root)
                         # With a core to spare, the server gets it: it would stand on other machines.
-                        server.pin(set(cpus) - set(cpus[:cores]) or set(cpus))
-                        found = measure(arm, place, count, cpus[:cores], args, server if arm.s3 else None)
+                        with server.apart(set(cpus) - set(cpus[:cores]) or set(cpus), arm.latency_s):
+                            found = measure(arm, place, count, cpus[:cores], args, server if arm.s3 else None)
                         check_alike(arm_name, found, case)
                         done.append(found)
                         record["server"] = server.kind

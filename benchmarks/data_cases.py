@@ -9,16 +9,23 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Arm:
-    """One contestant: its script and the option that it is run with, the layout it reads, whether that lies in S3, and
-    the sets for which it is measured on one core too.
+    """One contestant: its script and the option that it is run with, the layout it reads, whether that lies in S3 and
+    what is added to the latency of every request, the sets for which it is measured on one core, and whether it is on
+    all.
     """
 
     script: str
     layout: str
     option: str = ""
     s3: bool = False
+    latency_s: float = 0.0
     one_core: tuple[str, ...] = ()
+    all_cores: bool = True
     needs: str = ""
+
+    def wanted(self, name: str, cores: int) -> bool:
+        """Whether it is measured with the set `name` on that many cores."""
+        return name in self.one_core if cores == 1 else self.all_cores
 
 
 BOTH, PHOTOS = ("photos", "given"), ("photos",)
@@ -37,6 +44,8 @@ ARMS = {
     "kdray_threads_packed": Arm("kdray_feed", "packed", "threads", one_core=PHOTOS),
     "kdray_ray_s3": Arm("kdray_feed", "shards", "ray", s3=True, one_core=PHOTOS),
     "kdray_threads_s3": Arm("kdray_feed", "shards", "threads", s3=True, one_core=PHOTOS),
+    "kdray_ray_s3_50ms": Arm("kdray_feed", "shards", "ray", True, 0.05, one_core=PHOTOS, all_cores=False),
+    "kdray_threads_s3_50ms": Arm("kdray_feed", "shards", "threads", True, 0.05, one_core=PHOTOS, all_cores=False),
     "kdray_ray_packed_s3": Arm("kdray_feed", "packed", "ray", s3=True),
 }
 RATIOS = (
@@ -56,6 +65,8 @@ RATIOS = (
     ("kdray_ray_s3 / kdray_ray", "kdray_ray_s3", "kdray_ray", "images_per_s"),
     ("kdray_threads_s3 / kdray_threads", "kdray_threads_s3", "kdray_threads", "images_per_s"),
     ("kdray_ray_packed_s3 / kdray_ray_packed", "kdray_ray_packed_s3", "kdray_ray_packed", "images_per_s"),
+    ("kdray_ray_s3_50ms / kdray_ray", "kdray_ray_s3_50ms", "kdray_ray", "images_per_s"),
+    ("kdray_threads_s3_50ms / kdray_threads", "kdray_threads_s3_50ms", "kdray_threads", "images_per_s"),
     ("CPU an image: kdray_ray / kdray_ray_s3", "kdray_ray", "kdray_ray_s3", "cpu_s_per_image"),
     ("CPU an image: kdray_threads / kdray_threads_s3", "kdray_threads", "kdray_threads_s3", "cpu_s_per_image"),
     ("start to first batch: kdray_ray / ray_documented", "kdray_ray", "ray_documented", "command_to_first_batch_s"),

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-RADOSGW = Path(__file__).parent.parent / "tests" / "servers" / "radosgw.sh"
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))  # the servers of the tests
+RADOSGW = ROOT / "tests" / "servers" / "radosgw.sh"
 BUCKET = "kdray-bench"
 KEY, SECRET = "bench-key", "bench-secret"  # of a server that ends with the benchmark
 _START_TIMEOUT_S = 60
@@ -37,12 +39,34 @@ class Server:
             return [self._process.pid]
         return [int(path.read_text()) for path in self._folder.glob("*.pid")]
 
-    def pin(self, cpus: set[int]) -> None:
-        """Keep all threads of the server to `cpus`."""
-        for process in self.processes() if self.environment else []:
+    @contextmanager
+    def apart(self, cpus: set[int], latency_s: float) -> Iterator[None]:
+        """Inside the block the server keeps to `cpus` and, where asked, every request takes `latency_s` longer: it goes
+        through a proxy, threads of this process, which keeps to them too.
+        """
+        if not self.environment:
+            yield
+            return
+        for process in self.processes():
             for thread in os.listdir(f"/proc/{process}/task"):
                 with suppress(ProcessLookupError):
                     os.sched_setaffinity(int(thread), cpus)
+        if not latency_s:
+            yield
+            return
+        from tests.servers.faulty import faulty
+
+        endpoint, mine = self.environment["AWS_ENDPOINT_URL"], os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cpus)  # what threads are started with
+        try:
+            with faulty(endpoint) as proxy:
+                os.sched_setaffinity(0, mine)
+                proxy.latency_s = latency_s
+                self.environment["AWS_ENDPOINT_URL"] = proxy.endpoint
+                yield
+        finally:
+            os.sched_setaffinity(0, mine)
+            self.environment["AWS_ENDPOINT_URL"] = endpoint
 
     def upload(self, folder: Path, name: str) -> str:
         """Put a folder there under `name`, once; return its URI."""

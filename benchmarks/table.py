@@ -158,6 +158,8 @@ DATA_GOALS = (
     ("packed, threads / bare", "kdray_threads_packed / bare_packed", 0.75),
     ("S3 / local, Ray", "kdray_ray_s3 / kdray_ray", 0.9),
     ("S3 / local, threads", "kdray_threads_s3 / kdray_threads", 0.9),
+    ("S3 with 50 ms more a request / local, Ray", "kdray_ray_s3_50ms / kdray_ray", 0.9),
+    ("S3 with 50 ms more a request / local, threads", "kdray_threads_s3_50ms / kdray_threads", 0.9),
     ("CPU seconds an image without the server's, local / S3, Ray", "CPU an image: kdray_ray / kdray_ray_s3", 0.9),
     ("start to first batch, Ray / Ray Data as documented", "start to first batch: kdray_ray / ray_documented", -1.5),
 )
