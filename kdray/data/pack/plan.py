@@ -15,6 +15,8 @@ from kdray.data.pack.collection import Collection
 from kdray.data.pack.options import PackOptions
 from kdray.data.reader import text_id
 
+BLOCK = "block"  # a private column of some collections: items with one number are read together or not at all
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -57,25 +59,42 @@ def make_plan(collection: Collection, options: PackOptions, ratio: float = 1.0) 
 
     `ratio` is what re-encoding makes of a byte of the source.
     """
-    order = item_order(collection, options)
+    keys = None if options.order == "source" else _path_keys(collection)
+    order = _order(collection, keys)
     sizes = np.maximum(collection.items.column("bytes").to_numpy(), 1)[order]
     ends = np.cumsum(sizes, dtype=np.int64)
     total = int(ends[-1])
     shards = min(len(order), max(1, -int(-total * ratio // options.shard_bytes)))
     cuts = np.searchsorted(ends, [total * number // shards for number in range(1, shards)], side="left") + 1
     bounds = np.unique(np.concatenate([[0], cuts, [len(order)]])).astype(np.int64)
+    if keys is not None and BLOCK in collection.items.column_names:
+        rank = np.lexsort((keys[order], np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))))
+        order, sizes = order[rank], sizes[rank]  # blocks mixed in each shard
     return Plan(collection.split, order, bounds, sizes, ratio)
 
 
 def item_order(collection: Collection, options: PackOptions) -> np.ndarray:
-    """Item numbers in the order of the packed rows, int64 [N]."""
-    count = collection.items.num_rows
-    if options.order == "source":
-        return np.arange(count, dtype=np.int64)
-    keys = np.empty(count, dtype=np.int64)
+    """Item numbers in the order in which shards take them, int64 [N]."""
+    return _order(collection, None if options.order == "source" else _path_keys(collection))
+
+
+def _order(collection: Collection, keys: np.ndarray | None) -> np.ndarray:
+    if keys is None:
+        return np.arange(collection.items.num_rows, dtype=np.int64)
+    if BLOCK not in collection.items.column_names:
+        return np.argsort(keys, kind="stable").astype(np.int64)
+    # To read one item of a block is to read all of it: a shard of a few whole blocks, mixed, and not of an item from
+    # each of a thousand blocks, which would read the whole source once for every shard.
+    blocks = collection.items.column(BLOCK).to_numpy()
+    block_keys = np.array([text_id(b"%d" % block) for block in range(int(blocks.max()) + 1)], np.int64)
+    return np.lexsort((keys, block_keys[blocks])).astype(np.int64)
+
+
+def _path_keys(collection: Collection) -> np.ndarray:
+    keys = np.empty(collection.items.num_rows, dtype=np.int64)
     at = 0
     for batch in collection.items.select(["path"]).to_batches(max_chunksize=1 << 16):
         for path in batch.column(0).to_pylist():
             keys[at] = text_id(path.encode())
             at += 1
-    return np.argsort(keys, kind="stable").astype(np.int64)
+    return keys

@@ -51,6 +51,21 @@ def test_every_item_is_in_one_shard(sizes: list[int], shard_bytes: int, order: s
         assert plan.order.tolist() == list(range(len(sizes)))
 
 
+def test_blocks_are_read_by_few_shards_and_mixed_in_them() -> None:
+    blocks = np.repeat(np.arange(40), 50)
+    items = items_table([f"{row}" for row in range(2000)], blocks, [1000] * 2000, block=pa.array(blocks, pa.int32()))
+    collection = Listed(items, kind="parquet", uri="/nowhere")
+    plan = make_plan(collection, PackOptions(shard_bytes=200_000))
+    assert plan.shards == 10
+    assert sorted(plan.order.tolist()) == list(range(2000))
+    held = [blocks[plan.numbers(shard)] for shard in range(10)]
+    assert max(len(np.unique(part)) for part in held) <= 6  # four blocks, and a cut one at either end
+    assert min(np.count_nonzero(np.diff(part)) for part in held) > 100  # not block after block
+    assert any(np.diff(np.unique(part)).max() > 1 for part in held)  # not neighbouring blocks
+    source = make_plan(collection, PackOptions(shard_bytes=200_000, order="source"))
+    assert source.order.tolist() == list(range(2000))
+
+
 def test_shards_are_of_nearly_one_size() -> None:
     sizes = np.random.default_rng(0).integers(50_000, 150_000, 2000)
     plan = make_plan(listed(sizes.tolist()), PackOptions(shard_bytes=10_000_000))
