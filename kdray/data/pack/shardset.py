@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from kdray.data.pack.found import Found
 from kdray.data.pack.imagefolder import SPLITS
 from kdray.data.pack.listing import IMAGE_ENDINGS, entries
+from kdray.data.pack.ranges import LOCAL_THREADS, REMOTE_THREADS
 from kdray.data.pack.tarindex import TarIndex, index_tars
 from kdray.data.pack.unpack import ENDINGS, plain_tar
 
@@ -62,7 +64,8 @@ def split_of(name: str) -> str | None:
 
 def open_shards(found: Found, shards: Shards) -> tuple[list[TarIndex], bool]:
     """(index of each tar, whether one had to be unpacked here)."""
-    plain = [plain_tar(tar, found.scratch) for tar in shards.tars]
+    with ThreadPoolExecutor(REMOTE_THREADS if "://" in found.uri else LOCAL_THREADS) as pool:
+        plain = list(pool.map(lambda tar: plain_tar(tar, found.scratch), shards.tars))
     return index_tars([piece for piece, _ in plain]), any(unpacked for _, unpacked in plain)
 
 

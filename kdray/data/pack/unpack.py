@@ -6,6 +6,7 @@ import lzma
 import os
 import shutil
 import tempfile
+import threading
 from typing import Any
 
 import pyarrow as pa
@@ -27,15 +28,18 @@ class Scratch:
     def __init__(self, root: str | None = None) -> None:
         self.root = root
         self._folder: str | None = None
+        self._files = 0
+        self._lock = threading.Lock()
 
     def file(self, name: str) -> str:
-        """The path of a new file that ends in `name`."""
-        if self._folder is None:
-            with explaining(self.root or tempfile.gettempdir(), "write"):
+        """The path of a new file that ends in `name`; any number of threads may ask."""
+        with self._lock, explaining(self.root or tempfile.gettempdir(), "write"):
+            if self._folder is None:
                 if self.root is not None:
                     os.makedirs(self.root, exist_ok=True)
                 self._folder = tempfile.mkdtemp(prefix="kdray-unpacked-", dir=self.root)
-        return os.path.join(self._folder, f"{len(os.listdir(self._folder))}-{name}")
+            self._files += 1
+            return os.path.join(self._folder, f"{self._files}-{name}")
 
     def need(self, count: int, what: str) -> None:
         """Raise `StoreError` when fewer than `count` bytes are free there."""
