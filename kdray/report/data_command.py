@@ -15,7 +15,9 @@ from rich.console import Console
 
 from kdray.cli import Parser
 from kdray.errors import ConfigError, StoreError
-from kdray.report.data_subject import SPLITS, Wish, open_subject
+from kdray.report.data_experiment import SPLITS
+from kdray.report.data_open import open_subject
+from kdray.report.data_subject import Wish
 from kdray.store import Store
 
 ROWS, MOST_ROWS = 8, 64

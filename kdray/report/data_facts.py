@@ -98,14 +98,14 @@ def fact_lines(lines: Sequence[Fact]) -> list[str]:
 def _rows(subject: Subject) -> str:
     part, whole = len(subject.part), subject.manifest.num_samples
     if subject.split is None:
-        return f"{part}" + (f" of {whole} (data.limit)" if part < whole else "")
+        return f"{part}" + (f" of {whole}, as --set says" if part < whole else "")
     return f"{part}, the {subject.split} split" + (f", of {whole} rows in the shards" if part < whole else "")
 
 
 def _chosen(subject: Subject) -> list[str]:
     data = subject.data
     lines = []
-    if subject.split == "train" and data.fraction < 1:
+    if subject.split in (None, "train") and data.fraction < 1:
         lines.append(f"{data.fraction:g} of every class (data.fraction)")
     if subject.part.relabelled is not None and data.label_noise is not None:
         noise = data.label_noise

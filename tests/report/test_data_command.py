@@ -21,14 +21,16 @@ from kdray.cli import main
 from kdray.data.feed import eval_feed, train_feed
 from kdray.data.layout import BadFile, ImageSizes, Manifest, Packing
 from kdray.data.manifest import read_manifest
+from kdray.data.order import split_rows
 from kdray.data.reader import read_labels, read_rows
 from kdray.data.shards import Sample, write_shards
 from kdray.report import data_sample
 from kdray.report.contact_sheet import draw
 from kdray.report.data_cells import make_sheet
 from kdray.report.data_facts import fact_lines, facts
+from kdray.report.data_open import open_subject
 from kdray.report.data_sample import look, spread_rows
-from kdray.report.data_subject import Subject, Wish, open_subject
+from kdray.report.data_subject import Subject, Wish
 from tests.data.photos import photo_pixels, photos
 from tests.data.small import photographs, squares
 from tests.tiny import Done, Lab
@@ -359,6 +361,7 @@ def test_bad_input_is_one_error(here: Path, lab: Lab) -> None:
         ("set", "--augment", "flip"): "--augment: data.augment: wants a list of transforms",
         ("set", "--augment", "[flip"): "--augment: not YAML",
         ("set", "--set", "data.colums.image=x"): "--set data.colums.image=x: data.colums: unknown key 'colums'",
+        ("set", "--set", "data.train=other"): "--set data.train=other: set is looked at",
         ("set", "--set", "seed=3"): "--set seed=3: a set of shards has data keys only",
         ("set", "--set", "data.eval_transform=[flip]"): "flip is random, and evaluation is not",
         ("set", "--set", "data.columns.image=img"): "has no column 'img' as image",
@@ -394,11 +397,16 @@ def test_a_set_on_object_storage(s3: Any, here: Path) -> None:
     assert page.width >= 900 and not list(here.glob("*.png"))
 
 
-def test_labels_and_classes_are_read_once_and_right(tmp_path: Path) -> None:
-    manifest = squares(tmp_path / "set", 60)
-    subject = open_subject(str(tmp_path / "set"), Wish(("data.limit=30",)))
+def test_keys_that_choose_rows_choose_them_of_a_set_too(here: Path) -> None:
+    manifest = squares(here / "set", 60)
     labels, ids = read_labels(read_manifest(manifest.uri))
-    assert np.array_equal(subject.stored, labels) and np.array_equal(subject.ids, ids) and len(subject.part) == 30
+    few = open_subject("set", Wish(("data.limit=30",)))
+    assert np.array_equal(few.stored, labels) and np.array_equal(few.ids, ids) and len(few.part) == 30
+    some = open_subject("set", Wish(("data.validation=0.5", "data.fraction=0.5")))
+    assert set(some.part.rows.tolist()) < set(split_rows(ids, 0.5)[0].tolist())
+    out = shown("set", "--set", "data.fraction=0.5", "--set", "data.label_noise={fraction: 0.5, type: pair}")
+    assert "rows          30 of 60, as --set says\n              0.5 of every class" in out
+    assert "label noise (pair, 0.5) changes 15 labels" in out
 
 
 def test_the_page_shows_what_is_printed(here: Path, digits: Path) -> None:

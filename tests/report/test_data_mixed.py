@@ -12,8 +12,9 @@ from kdray.data.feed import train_feed
 from kdray.data.mix import Mixer
 from kdray.report.data_cells import make_sheet
 from kdray.report.data_mixed import mixed_sections
+from kdray.report.data_open import open_subject
 from kdray.report.data_sample import look
-from kdray.report.data_subject import Subject, Wish, open_subject
+from kdray.report.data_subject import Subject, Wish
 from tests.data.small import photographs, squares
 from tests.tiny import Lab
 
