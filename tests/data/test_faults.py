@@ -57,7 +57,7 @@ def cold_and_hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     remote._footers.clear()
     monkeypatch.setattr(retry, "PATIENCE", retry.Patience(tries=4, first_s=0.02, longest_s=0.1, total_s=30))
     monkeypatch.setattr(retry, "_last_said", [-100.0, 0.0])
-    monkeypatch.setitem(s3_clients._WORK, "read_timeout", 1)
+    monkeypatch.setitem(s3_clients._WORK, "read_timeout", 2)
 
 
 def assert_right(rows: Rows, asked: np.ndarray, ids: np.ndarray) -> None:
@@ -86,7 +86,7 @@ def test_what_passes_leaves_the_right_rows(proxy: Faulty, written: Manifest, ids
     assert_right(read_rows(written, shuffled()), shuffled(), ids)
     assert sum(proxy.faults().values()) == 4
     needed = len(written.shards) + len(written.groups)
-    assert proxy.count("GET", SHARD) == needed + 4
+    assert proxy.count("GET", SHARD) >= needed + 4
 
 
 @pytest.mark.parametrize("fault", ["503", "reset-body", "cut"])
