@@ -99,13 +99,28 @@ def test_cifar_packed_and_unpacked(tmp_path: Path, name: str) -> None:
     check_cifar(inner, kind)
 
 
-def test_cifar_pickled_by_an_old_numpy() -> None:
-    """What the archives hold: strings of Python 2, and NumPy's old module names."""
-    from kdray.data.pack.cifar import _Arrays
+def test_cifar_as_python_2_pickled_it(tmp_path: Path) -> None:
+    """Byte for byte what the real archives hold: strings of Python 2, NumPy's old module names, keys out of order."""
 
-    old = pickle.dumps(PIXELS[:1], protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    assert b"numpy.core.multiarray" in old
-    assert (_Arrays(io.BytesIO(old), encoding="bytes").load() == PIXELS[:1]).all()
+    def text(value: bytes) -> bytes:
+        return b"U" + bytes([len(value)]) + value
+
+    pixels = PIXELS[:2].tobytes()
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+        b"(K\x01K\x02M\x00\x0c\x86cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R"
+        b"(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"T" + len(pixels).to_bytes(4, "little") + pixels + b"tb"
+    )
+    labels = text(b"fine_labels") + b"](K\x02K\x00e"
+    old = b"\x80\x02}(" + text(b"filenames") + b"]" + text(b"data") + array + labels + b"u."
+    tree = cifar100() | {"cifar-100-python/train": old}
+    plant(tmp_path, tree)
+    got = read_source(tmp_path, split="train")["train"]
+    assert [label for label, _ in got.values()] == [2, 0]
+    for (_, data), planes in zip(got.values(), PIXELS, strict=False):
+        assert isinstance(data, bytes)
+        assert (decode(data) == planes.transpose(1, 2, 0)).all()
 
 
 def test_a_pickle_runs_no_code(tmp_path: Path) -> None:
