@@ -78,7 +78,7 @@ class Looks:
 
 
 def make_sheet(subject: Subject, rows: Rows, names: dict[int, str], epoch: int) -> Sheet:
-    """The sheet of `rows`; `names` are the ids of dense rows as people know them, where that is not their number."""
+    """The sheet of `rows`; `names` is what dense rows are called in the shards, see `names_of`."""
     looks = Looks(subject, epoch)
     columns = tuple(looks.columns())
     made = tuple(_row(subject, looks, _one(rows, i), names) for i in range(len(rows)))
@@ -149,11 +149,14 @@ def _row(subject: Subject, looks: Looks, row: Rows, names: dict[int, str]) -> Ro
     label = int(subject.trained[index])
     name = subject.class_name(label)
     wrong = () if label == stored else (f"trained as label {label}; stored as {stored} ({subject.class_name(stored)})",)
+    called = [f"id {row.ids[0]}"]
+    if index in names:
+        called = [f"id {names[index]}"] if subject.manifest.columns.id else [*called, f"file {names[index]}"]
     shard, _, position = subject.manifest.position(index).rpartition(" row ")
     return Row(
         title=name,
         cells=tuple(looks.cells(row)),
-        lines=(f"label {label}", shard, f"row {position}", f"id {names.get(index, row.ids[0])}"),
+        lines=(f"label {label}", shard, f"row {position}", *called),
         warnings=wrong,
     )
 

@@ -96,12 +96,11 @@ def look(manifest: Manifest, rows: np.ndarray, shown: np.ndarray) -> tuple[Rows,
 
 
 def names_of(manifest: Manifest, shown: np.ndarray) -> dict[int, str]:
-    """The ids of the dense rows `shown` int64 [m] as they stand in the shards, by row; none where they are numbers.
-
-    `read_rows` gives a text id as the number that is made of it, which tells a person nothing.
+    """What the dense rows `shown` int64 [m] are called in the shards, by row: their id as it is written there (a text
+    is read as a number, which tells a person nothing), else the path of their file, where a set tells it.
     """
-    column = manifest.columns.id
-    if column is None:
+    columns = manifest.columns
+    if columns.id is None and columns.image_kind != "struct":
         return {}
     names: dict[int, str] = {}
     groups = manifest.group_of(shown)
@@ -110,10 +109,15 @@ def names_of(manifest: Manifest, shown: np.ndarray) -> dict[int, str]:
         uri = manifest.shard_uri(group.shard)
         files, path = open_uri(uri)
         with explaining(uri, "read"), files.open_input_file(path) as source, pq.ParquetFile(source) as shard:
-            values = shard.read_row_group(group.row_group, columns=[column]).column(column)
+            column = columns.id or f"{columns.image}.path"
+            if columns.id is None and not any(field.path == column for field in shard.schema):
+                return {}
+            values = shard.read_row_group(group.row_group, columns=[column]).column(0)
         for row in shown[groups == number].tolist():
             value = values[row - group.start].as_py()
-            names[row] = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+            value = value if columns.id else (value or {}).get("path")
+            if value is not None:
+                names[row] = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
     return names
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -156,3 +158,18 @@ def test_the_page_shows_what_is_printed(here: Path, digits: Path) -> None:
     # How many bytes a PNG takes depends on the library that writes it, and the sheet's height on the paths in it.
     kept = [line for line in said if not line.startswith(("shards", "contact sheet"))]
     assert [line for line in kept if line not in page] == []
+
+
+@pytest.mark.parametrize("paths", [["roses/a.jpg", None], None], ids=["paths", "no paths"])
+def test_a_set_of_others_is_known_by_its_files(tmp_path: Path, paths: list[str | None] | None) -> None:
+    images = [{"bytes": data} for data in photos(2, size=(40, 30))]
+    if paths is not None:
+        images = [image | {"path": path} for image, path in zip(images, paths, strict=True)]
+    pq.write_table(pa.table({"image": images, "label": [0, 0]}), tmp_path / "set.parquet")
+    subject = open_subject(str(tmp_path), Wish())
+    index = np.array([0, 1])
+    names = data_sample.names_of(subject.manifest, index)
+    assert names == ({0: "roses/a.jpg"} if paths else {})
+    rows, _ = look(subject.manifest, subject.part.rows, index)
+    lines = [row.lines[2:] for row in make_sheet(subject, rows, names, 0).rows]
+    assert lines == [("row 0", "id 0", *(["file roses/a.jpg"] if paths else [])), ("row 1", "id 1")]
