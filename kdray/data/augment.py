@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from kdray.data import color, erasing, rand_augment, transforms, trivial_augment  # noqa: F401  they fill the register
+from kdray.data import auto_augment, color, erasing, rand_augment, transforms, trivial_augment  # noqa: F401  the register
 from kdray.data.draws import uniforms
 from kdray.data.ops import OPS, Op, Size
 from kdray.errors import ConfigError, nearest

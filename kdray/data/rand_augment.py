@@ -55,6 +55,26 @@ def bits_at_step(fewer: int, step: int, bins: int) -> int:
     return 8 - round(float(np.float32(step) / np.float32((bins - 1) / fewer)))
 
 
+def level_of(name: str, step: int, bins: int, width: int, height: int) -> float:
+    """Strength of the operation `name` at `step` 0..bins - 1, before its sign, on images of this size."""
+    match name:
+        case "shear_x" | "shear_y":
+            return at_step(_SHEAR, step, bins)
+        case "translate_x":
+            return at_step(_SHIFT * width, step, bins)
+        case "translate_y":
+            return at_step(_SHIFT * height, step, bins)
+        case "rotate":
+            return at_step(_DEGREES, step, bins)
+        case "brightness" | "color" | "contrast" | "sharpness":
+            return at_step(_ENHANCE, step, bins)
+        case "posterize":
+            return bits_at_step(_BITS, step, bins)
+        case "solarize":
+            return at_step(0.0, step, bins, start=255.0)
+    return 0.0
+
+
 # Name: the operation, and whether its level has a sign.
 OPERATIONS: dict[str, tuple[Operation, bool]] = {
     "identity": (lambda image, level, fill: image, False),
@@ -102,23 +122,7 @@ class RandAugment(Op):
 
     def level(self, name: str, width: int, height: int) -> float:
         """Strength of the operation `name` before its sign, on images of this size."""
-        step, bins = self.magnitude, self.num_magnitude_bins
-        match name:
-            case "shear_x" | "shear_y":
-                return at_step(_SHEAR, step, bins)
-            case "translate_x":
-                return at_step(_SHIFT * width, step, bins)
-            case "translate_y":
-                return at_step(_SHIFT * height, step, bins)
-            case "rotate":
-                return at_step(_DEGREES, step, bins)
-            case "brightness" | "color" | "contrast" | "sharpness":
-                return at_step(_ENHANCE, step, bins)
-            case "posterize":
-                return bits_at_step(_BITS, step, bins)
-            case "solarize":
-                return at_step(0.0, step, bins, start=255.0)
-        return 0.0
+        return level_of(name, self.magnitude, self.num_magnitude_bins, width, height)
 
     def apply(self, image: np.ndarray, u: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(np.ascontiguousarray(image))
