@@ -11,19 +11,20 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs
 import pyarrow.parquet as pq
 
 from kdray.data.decode import BadImage, decode
 from kdray.data.footers import hugging_face_names, image_columns
 from kdray.data.layout import ShardColumns
 from kdray.data.pack.parts import Stopped
+from kdray.data.remote import is_remote
 from kdray.data.shard_file import RowDigest
-from kdray.errors import DataError
-from kdray.store import open_uri
+from kdray.errors import DataError, StoreError
+from kdray.store import Store, open_uri
 from kdray.store.explain import explain
 
 KEPT = 1000  # problems of one shard that are told apart
+WHOLE_BYTES = 1 << 30  # shards that are read at once from an object store
 _BLOCK = 8 << 20
 
 
@@ -95,10 +96,19 @@ def check_shard(job: Check, expected: Expected, stopped: Callable[[], bool] = la
     uri = f"{job.folder.rstrip('/')}/{expected.name}"
     try:
         with _reading(uri):
-            files, path = open_uri(uri)
-            with files.open_input_file(path) as file:
-                _check_file(job, expected, file, not isinstance(files, pa.fs.LocalFileSystem), result, stopped)
+            if is_remote(uri) and expected.bytes <= WHOLE_BYTES:
+                # One request, tried again where that helps; a shard is no larger than a task may hold.
+                file = pa.BufferReader(Store(uri).read_bytes(""))
+            else:
+                files, path = open_uri(uri)
+                file = files.open_input_file(path)
+            with file:
+                _check_file(job, expected, file, result, stopped)
     except FileNotFoundError:
+        result.add("is missing")
+    except StoreError as exc:
+        if not isinstance(exc.__cause__, FileNotFoundError):
+            raise
         result.add("is missing")
     except pa.ArrowException as exc:
         result.add(f"does not read: {_short(exc)}")
@@ -107,26 +117,20 @@ def check_shard(job: Check, expected: Expected, stopped: Callable[[], bool] = la
     return result
 
 
-def _check_file(
-    job: Check, expected: Expected, file: Any, remote: bool, result: Checked, stopped: Callable[[], bool]
-) -> None:
+def _check_file(job: Check, expected: Expected, file: Any, result: Checked, stopped: Callable[[], bool]) -> None:
     result.bytes = file.size()
     if result.bytes != expected.bytes:
         result.add(f"has {result.bytes} bytes instead of {expected.bytes}: cut off or changed")
     same = True
     if expected.sha256 is not None:
-        if remote:  # once over the network, and a shard is no larger than a task may hold
-            buffer = file.read_buffer()
-            file, digest = pa.BufferReader(buffer), hashlib.sha256(buffer)
-        else:
-            digest = hashlib.sha256()
-            while block := file.read_buffer(_BLOCK):
-                digest.update(block)
-            file.seek(0)
+        digest = hashlib.sha256()
+        while block := file.read_buffer(_BLOCK):
+            digest.update(block)
+        file.seek(0)
         same = digest.hexdigest() == expected.sha256
     found = len(result.problems) + result.more
     try:
-        with pq.ParquetFile(file, pre_buffer=remote) as shard:
+        with pq.ParquetFile(file) as shard:
             _check_rows(job, expected, shard, result, stopped)
     finally:
         if not same and len(result.problems) + result.more == found:
