@@ -52,7 +52,15 @@ def rewrite(path: Path, change: Callable[[list[dict[str, object]]], None]) -> No
     rows = table.to_pylist()
     change(rows)
     whole = pa.Table.from_pylist(rows, table.schema)
-    pq.write_table(whole, path, row_group_size=8, compression="none", use_dictionary=False, write_statistics=["label"])
+    pq.write_table(
+        whole,
+        path,
+        row_group_size=8,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=["label"],
+        write_page_checksum=True,
+    )
 
 
 def told(verdict: Verdict, *texts: str) -> None:
