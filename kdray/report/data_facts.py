@@ -28,8 +28,9 @@ Fact = tuple[str, str]
 def facts(subject: Subject, look: Look) -> list[Fact]:
     """(key, text) of every line; a key of "" goes on from the one before."""
     manifest, counts = subject.manifest, class_counts(subject)
-    lines = [("set", manifest.uri), ("rows", _rows(subject)), *_packing(manifest)]
+    lines = [("set", manifest.uri), ("rows", _rows(subject))]
     lines += [("", text) for text in _chosen(subject)]
+    lines += _packing(manifest)
     lines.append(("classes", _classes(subject, counts)))
     shards = len(manifest.shards)
     stored = sum(shard.bytes for shard in manifest.shards)
