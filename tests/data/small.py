@@ -18,7 +18,7 @@ from kdray.experiment import Data
 PER_CLASS = 20
 
 
-def squares(folder: Path, rows: int, side: int = 16, bad: Iterable[int] = (), flat: bool = False) -> Manifest:
+def squares(folder: Path | str, rows: int, side: int = 16, bad: Iterable[int] = (), flat: bool = False) -> Manifest:
     """PNGs of one size, of noise or `flat`, sorted by class, in shards of about 100 rows and row groups of 16.
 
     Ids are text; the images of `bad` rows do not decode.
@@ -29,7 +29,7 @@ def squares(folder: Path, rows: int, side: int = 16, bad: Iterable[int] = (), fl
     return _write(folder, images, bad)
 
 
-def photographs(folder: Path, rows: int, bad: Iterable[int] = ()) -> Manifest:
+def photographs(folder: Path | str, rows: int, bad: Iterable[int] = ()) -> Manifest:
     """JPEGs of many sizes, 40 to 90 pixels a side."""
     rng = np.random.default_rng(2)
     images = []
@@ -40,7 +40,7 @@ def photographs(folder: Path, rows: int, bad: Iterable[int] = ()) -> Manifest:
     return _write(folder, images, bad)
 
 
-def _write(folder: Path, images: list[bytes], bad: Iterable[int]) -> Manifest:
+def _write(folder: Path | str, images: list[bytes], bad: Iterable[int]) -> Manifest:
     spoiled = set(bad)
     samples = [
         Sample(image[::-1] if i in spoiled else image, i // PER_CLASS, f"sample-{i}") for i, image in enumerate(images)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from kdray.data import remote
+from kdray.data.feed import train_feed
 from kdray.data.manifest import Manifest, read_manifest
 from kdray.data.reader import Rows, read_labels, read_rows
 from kdray.data.shards import write_shards
@@ -21,6 +22,7 @@ from kdray.data.writer import Sample
 from kdray.errors import DataError, KdrayError, StoreError
 from kdray.store import Store, retry, s3_clients
 from tests.conftest import S3, point_to
+from tests.data.small import data, squares
 from tests.servers.faulty import Faulty, Rule, refuse
 from tests.store.telling import one_line
 
@@ -65,8 +67,8 @@ def assert_right(rows: Rows, asked: np.ndarray, ids: np.ndarray) -> None:
     assert rows.index.tolist() == asked.tolist()
     assert rows.labels.tolist() == [row % 7 for row in asked.tolist()]
     assert rows.ids.tolist() == ids[asked].tolist()
-    for data, row in zip(rows.images, asked.tolist(), strict=True):
-        assert hashlib.sha256(data).digest() == hashlib.sha256(image(row)).digest()
+    for content, row in zip(rows.images, asked.tolist(), strict=True):
+        assert hashlib.sha256(content).digest() == hashlib.sha256(image(row)).digest()
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +159,12 @@ def test_a_bit_that_is_flipped_in_the_storage_is_told(proxy: Faulty, written: Ma
 def test_a_shard_that_changed_is_told(proxy: Faulty, written: Manifest, real_s3: S3) -> None:
     folder = real_s3.uri(f"changed/{secrets.token_hex(4)}")
     for name in Store(written.folder).list():
-        data = Store(written.folder).read_bytes(name)
-        Store(folder).write_bytes(name, data)
+        Store(folder).write_bytes(name, Store(written.folder).read_bytes(name))
     manifest = read_manifest(folder)
     read_rows(manifest, np.array([0, ROWS - 1]))
     whole = Store(folder).read_bytes(manifest.shards[0].name)
-    for data in (whole[: len(whole) // 2], whole[:100], whole + b"x"):
-        Store(folder).write_bytes(manifest.shards[0].name, data)
+    for content in (whole[: len(whole) // 2], whole[:100], whole + b"x"):
+        Store(folder).write_bytes(manifest.shards[0].name, content)
         with pytest.raises(DataError, match=f"instead of {len(whole)}: cut off or changed"):
             read_rows(manifest, np.array([40]))
 
@@ -176,6 +177,17 @@ class TestRequests:
         proxy.reset()
         read_rows(written, np.arange(20, 70))
         assert proxy.count() == len(np.unique(written.group_of(np.arange(20, 70))))
+
+    def test_an_epoch_of_the_stream(self, proxy: Faulty, real_s3: S3) -> None:
+        """Every row group of the epoch is asked for once, every footer once, and nothing else."""
+        manifest = squares(real_s3.uri(f"stream/{secrets.token_hex(4)}"), 300)
+        settings = data(manifest, mode="stream", shuffle_window_bytes=manifest.image_bytes // 3)
+        feed = train_feed(settings, manifest, np.arange(300), batch=30, seed=1)
+        for epoch, footers in ((0, len(manifest.shards)), (1, 0)):
+            proxy.reset(latency_s=0.01)
+            seen = sorted(row for batch in feed.epoch(epoch) for row in batch.index.tolist())
+            assert seen == list(range(300))
+            assert proxy.count() == proxy.count("GET", SHARD) == len(manifest.groups) + footers
 
     def test_they_are_under_way_together(self, proxy: Faulty, written: Manifest) -> None:
         proxy.reset(latency_s=0.05)
