@@ -254,6 +254,18 @@ class TestOthers:
             pack(collection(source), str(dest), OPTIONS, workers=0)
         assert not list(dest.glob("*.parquet")) and (dest / WRITING).exists()
 
+    def test_a_folder_that_is_not_seen_from_every_node(
+        self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dest = tmp_path / "set"
+        monkeypatch.setattr(Destination, "begin", lambda *_: None)
+        with pytest.raises(DataError, match=r"not to be seen from this node.*--workers 0"):
+            pack(collection(source), str(dest), OPTIONS, workers=0)
+        elsewhere = collection(source)
+        elsewhere.uri = str(tmp_path / "mounted" / "elsewhere")
+        with pytest.raises(DataError, match="not to be seen from every node"):
+            pack(elsewhere, str(dest), PackOptions(), workers=0)
+
     def test_shards_that_went_away(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         dest = tmp_path / "set"
         plain = Destination.finish
