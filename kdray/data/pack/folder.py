@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdray.data.pack.fetch import fetch
 from kdray.data.pack.found import Found
 from kdray.data.pack.listing import entries, size_of
 from kdray.data.pack.tarindex import Piece, index_tar
 from kdray.data.pack.unpack import Scratch, plain_tar
 from kdray.errors import DataError
-from kdray.store import open_uri
 from kdray.store.store import explaining
 
 
@@ -59,9 +59,8 @@ def whole(uri: str) -> Piece:
 
 def read_piece(piece: Piece) -> bytes:
     """Raises `DataError` when the file has become shorter."""
-    files, path = open_uri(piece.uri)
-    with explaining(piece.uri, "read"), files.open_input_file(path) as file:
-        data = file.read_at(piece.size, piece.offset)
+    with explaining(piece.uri, "read"):
+        data = fetch(piece.uri, piece.offset, piece.offset + piece.size)
     if len(data) != piece.size:
         raise DataError("changes while it is read", where=piece.uri, fix="Wait until its writer has finished")
     return data

@@ -14,21 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from kdray.data.footers import hugging_face_names
 from kdray.data.pack.collection import Collection, items_table
 from kdray.data.pack.columns import Columns, choose
 from kdray.data.pack.found import Found, Kind
 from kdray.data.pack.imagefolder import SPLITS
-from kdray.data.pack.listing import entries, told
+from kdray.data.pack.listing import entries, size_of, told
 from kdray.data.pack.names import names_beside
-from kdray.data.pack.parquet_rows import ParquetRows
+from kdray.data.pack.parquet_rows import ParquetRows, Unreadable, read_columns, read_footer
 from kdray.data.pack.ranges import LOCAL_THREADS, REMOTE_THREADS
 from kdray.data.pack.shardset import split_of
 from kdray.errors import DataError
-from kdray.store import open_uri
-from kdray.store.store import explaining
 
 _ENDING = ".parquet"
 _NUMBERED = re.compile(r"(?P<split>.+?)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(-[0-9a-f]+)?\.parquet")
@@ -123,38 +120,29 @@ class _Part:
 
 
 def _look(uri: str) -> _Part:
-    files, path = open_uri(uri)
-    again = "Fetch or write it again"
+    size = size_of(uri)
     try:
-        with explaining(uri, "read"):
-            source = files.open_input_file(path)
-        with source, pq.ParquetFile(source) as file:
-            schema, metadata = file.schema_arrow, file.metadata
-            columns = choose(schema, uri)
-            at = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == columns.image)
-            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-            table = file.read([columns.label, *([columns.path] if columns.path else [])], use_threads=False)
-            labels = table.column(columns.label)
-            paths = pc.struct_field(table.column(columns.path.split(".")[0]), "path") if columns.path else None
-            if pa.types.is_dictionary(labels.type) or pa.types.is_large_string(labels.type):
-                labels = labels.cast(pa.string())
-            return _Part(
-                uri=uri,
-                size=source.size(),
-                columns=columns,
-                groups=np.array([group.num_rows for group in groups], np.int64),
-                image_bytes=np.array([group.column(at).total_uncompressed_size for group in groups], np.int64),
-                labels=labels,
-                paths=paths,
-                names=hugging_face_names(schema.metadata, columns.label),
-            )
-    except pa.ArrowException as exc:
-        raise DataError(f"does not read: {_short(exc)}", where=uri, fix=again) from exc
-    except OSError as exc:
-        if exc.errno is None and "AWS" not in str(exc) and "google" not in str(exc):  # Parquet's own complaint
-            raise DataError(f"does not read: {_short(exc)}", where=uri, fix=again) from exc
-        with explaining(uri, "read"):
-            raise
+        metadata = read_footer(uri, size)
+        schema = metadata.schema.to_arrow_schema().with_metadata(metadata.metadata)
+        columns = choose(schema, uri)
+        table = read_columns(uri, size, "", None, [columns.label, *([columns.path] if columns.path else [])])
+    except Unreadable as exc:
+        raise DataError(f"does not read: {exc}", where=uri, fix="Fetch or write it again") from exc
+    at = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == columns.image)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    labels = table.column(columns.label)
+    if pa.types.is_dictionary(labels.type) or pa.types.is_large_string(labels.type):
+        labels = labels.cast(pa.string())
+    return _Part(
+        uri=uri,
+        size=size,
+        columns=columns,
+        groups=np.array([group.num_rows for group in groups], np.int64),
+        image_bytes=np.array([group.column(at).total_uncompressed_size for group in groups], np.int64),
+        labels=labels,
+        paths=pc.struct_field(table.column(columns.path.split(".")[0]), "path") if columns.path else None,
+        names=hugging_face_names(schema.metadata, columns.label),
+    )
 
 
 def _collections(found: Found, parts: dict[str, list[_Part]]) -> list[Collection]:
@@ -266,7 +254,3 @@ def _paths(parts: list[_Part], row: list[np.ndarray]) -> tuple[pa.ChunkedArray, 
         made.append(pc.binary_join_element_wise(part.uri.rpartition("/")[2], number, "/"))
     notes = ["the images' paths are not there or not unique, so file name and row stand for them"] if own else []
     return pa.chunked_array([one.cast(pa.string()) for one in made], pa.string()), notes
-
-
-def _short(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:160]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -13,8 +15,8 @@ import pyarrow.parquet as pq
 
 from kdray.data.pack.collection import BadItem, Collection
 from kdray.data.reader import images_at
-from kdray.errors import DataError
-from kdray.store import open_uri
+from kdray.data.remote import is_remote, read_table, read_tail
+from kdray.errors import DataError, StoreError
 from kdray.store.store import explaining
 
 WINDOW_BYTES, WINDOW_ROWS = 64 << 20, 4096
@@ -39,7 +41,6 @@ class ParquetRows(Collection):
 
     def read(self, items: pa.Table) -> Iterator[Got]:
         file, group, row, size = (items.column(name).to_numpy() for name in ("file", "group", "row", "bytes"))
-        footers: dict[int, Any] = {}
         first = 0
         with ThreadPoolExecutor(min(MOST_THREADS, max(1, GROUP_BYTES // max(1, self.group_bytes)))) as pool:
             while first < len(file):
@@ -51,7 +52,7 @@ class ParquetRows(Collection):
                 reads: list[tuple[np.ndarray, Future[list[Got]]]] = []
                 for rows in np.split(order, cuts):
                     place = int(file[rows[0]]), int(group[rows[0]])
-                    reads.append((rows, pool.submit(self._group, footers, *place, row[rows])))
+                    reads.append((rows, pool.submit(self._group, *place, row[rows])))
                 for rows, read in reads:
                     for at, got in zip(rows.tolist(), read.result(), strict=True):
                         slots[at - first] = got
@@ -62,35 +63,73 @@ class ParquetRows(Collection):
         file, group, at = (self.items.column(name)[row].as_py() for name in ("file", "group", "row"))
         return f"row {at} of row group {group} of {self.files[file]}"
 
-    def _group(self, footers: dict[int, Any], number: int, group: int, rows: np.ndarray) -> list[Got]:
+    def _group(self, number: int, group: int, rows: np.ndarray) -> list[Got]:
         """The images at `rows` of one row group."""
         uri = self.files[number]
         try:
-            try:
-                images = self._read(footers, number, group)
-            except FileNotFoundError:
-                return [BadItem(f"{uri} is missing")] * len(rows)
+            images = self._read(number, group)
             if rows.max() >= len(images):
                 return [BadItem(f"{uri} has changed since it was listed")] * len(rows)
-        except (DataError, pa.ArrowException) as exc:
-            return [BadItem(f"{uri} no longer reads: {' '.join(str(exc).split())[:120]}")] * len(rows)
-        except OSError as exc:
-            if exc.errno is None and "AWS" not in str(exc) and "google" not in str(exc):  # Parquet's own complaint
-                return [BadItem(f"{uri} no longer reads: {' '.join(str(exc).split())[:120]}")] * len(rows)
-            with explaining(uri, "read"):
-                raise
+        except Unreadable as exc:
+            return [BadItem(f"{uri} no longer reads: {exc}")] * len(rows)
+        except FileNotFoundError:
+            return [BadItem(f"{uri} is missing")] * len(rows)
         null = images.is_null().to_numpy(zero_copy_only=False)[rows]
         data = images_at(pa.table({"image": images.cast(pa.large_binary()).fill_null(b"")}), rows)
         return [BadItem("its row has no bytes") if none else got for none, got in zip(null.tolist(), data, strict=True)]
 
-    def _read(self, footers: dict[int, Any], number: int, group: int) -> Any:
-        files, path = open_uri(self.files[number])
-        with files.open_input_file(path) as source:
-            if source.size() != self.sizes[number]:
-                raise DataError(f"it has {source.size()} bytes instead of {self.sizes[number]}")
-            remote = "://" in self.files[number]
-            with pq.ParquetFile(source, metadata=footers.get(number), pre_buffer=remote) as file:
-                footers[number] = file.metadata
-                table = file.read_row_group(group, columns=[self.image], use_threads=False)
+    def _read(self, number: int, group: int) -> Any:
+        table = read_columns(self.files[number], self.sizes[number], self.fingerprint, group, [self.image])
         column = table.column(0)
         return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+
+
+class Unreadable(Exception):
+    """A file that is no Parquet, is damaged, or has another size than before; `str()` says what."""
+
+
+def read_footer(uri: str, size: int) -> pq.FileMetaData:
+    """The footer of a file; raises as `read_columns`."""
+    with _telling(uri):
+        return pq.read_metadata(pa.BufferReader(read_tail(uri, size)))
+
+
+def read_columns(uri: str, size: int, key: str, group: int | None, columns: Sequence[str]) -> pa.Table:
+    """Columns of one row group, or of all, of a file of `size` bytes; `key` tells this version of it from others.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        Unreadable: it is not what it should be.
+        StoreError: the storage fails.
+    """
+    with _telling(uri):
+        if is_remote(uri):
+            return read_table(uri, size, key, group, columns)
+        with open(uri, "rb") as source:
+            if (now := os.fstat(source.fileno()).st_size) != size:
+                raise Unreadable(f"has {now} bytes instead of {size}: cut off or changed")
+            with pq.ParquetFile(source) as file:
+                if group is None:
+                    return file.read(list(columns), use_threads=False)
+                return file.read_row_group(group, columns=list(columns), use_threads=False)
+
+
+@contextlib.contextmanager
+def _telling(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            raise exc.__cause__ from exc
+        raise
+    except FileNotFoundError:
+        raise
+    except DataError as exc:
+        raise Unreadable(exc.problem) from exc
+    except pa.ArrowException as exc:
+        raise Unreadable(" ".join(str(exc).split())[:120]) from exc
+    except OSError as exc:
+        if exc.errno is None:  # Parquet's own complaints come as OSError without a number
+            raise Unreadable(" ".join(str(exc).split())[:120]) from exc
+        with explaining(uri, "read"):
+            raise

@@ -6,17 +6,14 @@ window is handed out the next one is under way, so the latency of an object stor
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
 from kdray.data.pack.collection import BadItem
-from kdray.store import open_uri
+from kdray.data.pack.fetch import fetch
 from kdray.store.place import parse
 from kdray.store.store import backend_of, explaining
 
@@ -157,60 +154,26 @@ def _in_rows(
 
 
 class _Opener:
-    """Reads ranges of `files`, any number at once; remote files stay open, for opening one is a request."""
+    """Reads ranges of `files`, any number at once."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self.files = files
-        self.remote = "://" in files[0]
-        self.gap = REMOTE_GAP if self.remote else LOCAL_GAP
-        self.threads = REMOTE_THREADS if self.remote else LOCAL_THREADS
-        self.step = 1 if self.remote else LOCAL_STEP
-        self._open: dict[int, Any] = {}
-        self._locks: dict[int, threading.Lock] = {}
-        self._lock = threading.Lock()
+        remote = "://" in files[0]
+        self.gap = REMOTE_GAP if remote else LOCAL_GAP
+        self.threads = REMOTE_THREADS if remote else LOCAL_THREADS
+        self.step = 1 if remote else LOCAL_STEP
 
     def read_all(self, wanted: list[tuple[int, int, int]]) -> list[Got]:
-        return [self._read(*one) for one in wanted]
-
-    def _read(self, number: int, begin: int, end: int) -> Got:
-        if end - begin > LARGEST:
-            return BadItem(f"{end - begin} bytes, more than {LARGEST}: no image")
-        uri = self.files[number]
-        with explaining(uri, "read"):
-            try:
-                return self._remote(number, uri, begin, end) if self.remote else _local(uri, begin, end)
-            except FileNotFoundError:
-                return BadItem(f"{uri} is missing")
-
-    def _remote(self, number: int, uri: str, begin: int, end: int) -> bytes:
-        with self._lock:
-            lock = self._locks.setdefault(number, threading.Lock())
-        with lock:
-            file = self._open.get(number)
-            if file is None:
-                files, path = open_uri(uri)
-                file = self._open[number] = files.open_input_file(path)
-            size = file.size()
-        return file.read_at(min(end, size) - begin, begin) if begin < size else b""
+        return [_one(self.files[number], begin, end) for number, begin, end in wanted]
 
 
-def _local(path: str, begin: int, end: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY)
+def _one(uri: str, begin: int, end: int) -> Got:
+    if end - begin > LARGEST:
+        return BadItem(f"{end - begin} bytes, more than {LARGEST}: no image")
     try:
-        return pread(descriptor, begin, end - begin)
-    finally:
-        os.close(descriptor)
-
-
-def pread(descriptor: int, offset: int, count: int) -> bytes:
-    """`count` bytes at `offset` of an open file, fewer only at its end."""
-    data = os.pread(descriptor, count, offset)
-    while 0 < len(data) < count:
-        more = os.pread(descriptor, count - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data
+        return fetch(uri, begin, end)
+    except FileNotFoundError:
+        return BadItem(f"{uri} is missing")
 
 
 def _whole(uri: str, size: int) -> Got:

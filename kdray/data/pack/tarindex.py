@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from kdray.data.pack.ranges import LOCAL_THREADS, REMOTE_THREADS, pread
+from kdray.data.pack.fetch import fetch, pread
+from kdray.data.pack.ranges import LOCAL_THREADS, REMOTE_THREADS
 from kdray.errors import DataError
-from kdray.store import open_uri
 from kdray.store.place import parse
 from kdray.store.store import explaining
 
@@ -250,8 +250,7 @@ class _Local:
 
 class _Remote:
     def __init__(self, uri: str, end: int) -> None:
-        files, path = open_uri(uri)
-        self.file, self.end = files.open_input_file(path), end
+        self.uri, self.end = uri, end
         self.start, self.block = 0, b""
         self.first: int | None = None
         self.headers = 0
@@ -260,7 +259,7 @@ class _Remote:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        self.block = b""
 
     def at(self, offset: int, count: int) -> bytes:
         self.first = offset if self.first is None else self.first
@@ -269,6 +268,6 @@ class _Remote:
         if first < 0 or first + count > len(self.block):
             close = (offset - self.first) / self.headers < JUMP
             large = LARGE_READ if close and self.headers > 8 else SMALL_READ
-            wanted = min(max(count, large), self.end - offset, self.file.size() - offset)
-            self.start, self.block, first = offset, self.file.read_at(max(0, wanted), offset), 0
+            end = min(offset + max(count, large), self.end)
+            self.start, self.block, first = offset, fetch(self.uri, offset, end), 0
         return self.block[first : first + count]

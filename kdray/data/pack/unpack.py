@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from kdray.data.pack.fetch import fetch, stream
 from kdray.data.pack.listing import size_of
 from kdray.data.pack.tarindex import Piece
 from kdray.errors import DataError, StoreError
-from kdray.store import open_uri
 from kdray.store.store import explaining
 
 _MAGIC = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
@@ -63,10 +63,9 @@ def plain_tar(uri: str, scratch: Scratch) -> tuple[Piece, bool]:
         StoreError: the storage fails, or `scratch` has no space.
     """
     size = size_of(uri)
-    files, path = open_uri(uri)
-    with explaining(uri, "read"), files.open_input_file(path) as file:
-        head = file.read_at(min(6, size), 0)
-        tail = file.read_at(4, size - 4) if size >= 4 else b""
+    with explaining(uri, "read"):
+        head = fetch(uri, 0, min(6, size))
+        tail = fetch(uri, max(0, size - 4), size)
     codec = next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
     if codec is None:
         return Piece(uri, 0, size), False
@@ -77,22 +76,19 @@ def plain_tar(uri: str, scratch: Scratch) -> tuple[Piece, bool]:
     scratch.need(max(size, needed), uri)
     target = scratch.file(f"{os.path.basename(uri)}.tar")
     try:
-        _write_out(uri, codec, target)
+        _write_out(uri, size, codec, target)
     except (lzma.LZMAError, EOFError, pa.ArrowException) as exc:
         raise _damaged(uri, exc) from exc
     return Piece(target, 0, os.path.getsize(target)), True
 
 
-def _write_out(uri: str, codec: str, target: str) -> None:
-    files, path = open_uri(uri)
-    with explaining(uri, "read"):
-        raw = files.open_input_stream(path, compression=None)
-    with raw, _decompressed(raw, codec) as source, open(target, "wb") as out:
+def _write_out(uri: str, size: int, codec: str, target: str) -> None:
+    with stream(uri, size) as raw, _decompressed(raw, codec) as source, open(target, "wb") as out:
         while True:
             try:
                 block = source.read(_STEP)
             except OSError as exc:
-                if exc.errno is not None or "AWS" in str(exc) or "google" in str(exc):
+                if exc.errno is not None:
                     with explaining(uri, "read"):
                         raise
                 raise _damaged(uri, exc) from exc  # the decompressor's complaint comes as OSError without a number

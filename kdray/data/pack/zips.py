@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from kdray.data.pack.collection import BadItem, Collection
+from kdray.data.pack.fetch import stream
+from kdray.data.pack.listing import size_of
 from kdray.data.pack.ranges import read_ranges
 from kdray.errors import DataError
-from kdray.store import open_uri
-from kdray.store.store import explaining
 
 _STORED, _DEFLATED, _HEADER = 0, 8, 30
 
@@ -53,9 +53,8 @@ class ZipMembers(Collection):
 
 def index_zip(uri: str) -> ZipIndex:
     """Raises `DataError` for a file that is no zip, cut off or encrypted."""
-    files, path = open_uri(uri)
     try:
-        with explaining(uri, "read"), files.open_input_file(path) as file, zipfile.ZipFile(file) as archive:
+        with stream(uri, size_of(uri)) as file, zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             end = archive.start_dir
     except (zipfile.BadZipFile, ValueError) as exc:

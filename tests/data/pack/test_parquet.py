@@ -162,7 +162,7 @@ def test_rows_without_bytes_and_files_that_change(tmp_path: Path) -> None:
         assert list(train.read(train.items)) == [BadItem("its row has no bytes"), b"x"]
         size = (tmp_path / "a.parquet").stat().st_size
         (tmp_path / "a.parquet").write_bytes(b"PAR1")
-        reason = f"{tmp_path / 'a.parquet'} no longer reads: it has 4 bytes instead of {size}"
+        reason = f"{tmp_path / 'a.parquet'} no longer reads: has 4 bytes instead of {size}: cut off or changed"
         assert list(train.read(train.items)) == [BadItem(reason)] * 2
         (tmp_path / "a.parquet").write_bytes(bytes(size))
         assert all(isinstance(got, BadItem) for got in train.read(train.items))

@@ -59,14 +59,14 @@ def test_neighbours_are_read_together(tmp_path: Path, monkeypatch: pytest.Monkey
     files, _ = _files(tmp_path)
     reads: list[tuple[int, int]] = []
     lock = threading.Lock()
-    real = ranges._local
+    real = ranges._one
 
-    def counted(path: str, begin: int, end: int) -> bytes:
+    def counted(path: str, begin: int, end: int) -> bytes | BadItem:
         with lock:
             reads.append((begin, end))
         return real(path, begin, end)
 
-    monkeypatch.setattr(ranges, "_local", counted)
+    monkeypatch.setattr(ranges, "_one", counted)
     offset = np.arange(0, 100_000, 1000)  # tiles with gaps of 500 bytes
     file, size = np.zeros(100, np.int64), np.full(100, 500)
     assert len(list(read_ranges(files, file, offset, size))) == 100
