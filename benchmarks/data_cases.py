@@ -6,12 +6,14 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+BOTH, PHOTOS, GIVEN = ("photos", "given"), ("photos",), ("given",)
+
 
 @dataclass(frozen=True)
 class Arm:
     """One contestant: its script and the option that it is run with, the layout it reads, whether that lies in S3 and
-    what is added to the latency of every request, the sets for which it is measured on one core, and whether it is on
-    all.
+    what is added to the latency of every request, the sets for which it is measured on one core, whether it is on
+    all, and with which sets.
     """
 
     script: str
@@ -21,14 +23,14 @@ class Arm:
     latency_s: float = 0.0
     one_core: tuple[str, ...] = ()
     all_cores: bool = True
+    sets: tuple[str, ...] = BOTH
     needs: str = ""
 
     def wanted(self, name: str, cores: int) -> bool:
         """Whether it is measured with the set `name` on that many cores."""
-        return name in self.one_core if cores == 1 else self.all_cores
+        return name in self.sets and (name in self.one_core if cores == 1 else self.all_cores)
 
 
-BOTH, PHOTOS = ("photos", "given"), ("photos",)
 ARMS = {
     "bare": Arm("bare", "shards", one_core=BOTH),
     "loader": Arm("loader", "folder", one_core=BOTH),
@@ -39,6 +41,7 @@ ARMS = {
     "litdata": Arm("lit_data", "chunks", needs="litdata"),
     "kdray_ray": Arm("kdray_feed", "shards", "ray", one_core=BOTH),
     "kdray_threads": Arm("kdray_feed", "shards", "threads", one_core=BOTH),
+    "kdray_resident": Arm("kdray_feed", "shards", "resident", sets=GIVEN),
     "bare_packed": Arm("bare", "packed", one_core=PHOTOS),
     "kdray_ray_packed": Arm("kdray_feed", "packed", "ray", one_core=PHOTOS),
     "kdray_threads_packed": Arm("kdray_feed", "packed", "threads", one_core=PHOTOS),

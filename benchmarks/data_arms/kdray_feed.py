@@ -1,4 +1,6 @@
-"""kdray's own stream, as a training worker takes it. Option `ray`: through Ray tasks; `threads`: without Ray."""
+"""kdray's own feed, as a training worker takes it. Options: `ray` streams through Ray, `threads` streams without it,
+`resident` keeps the decoded images in memory.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ def arm(job: Job) -> Callable[[int], Iterator[Any]]:
     from kdray.experiment import Data
 
     manifest = read_manifest(job.root)
-    data = Data(train=job.root, mode="stream", augment=[{"random_resized_crop": {"size": SIZE}}, "flip"])
+    mode: Any = "resident" if job.option == "resident" else "stream"
+    data = Data(train=job.root, mode=mode, augment=[{"random_resized_crop": {"size": SIZE}}, "flip"])
     feed = train_feed(
         data,
         manifest,
