@@ -18,7 +18,7 @@ class ArrowObjects:
     def write(self, path: str, data: bytes | memoryview) -> None:
         # All bytes are in hand before the object opens, so nothing can fail between opening and closing but the
         # upload itself, which then has no effect.
-        with filesystem().open_output_stream(path) as stream:
+        with filesystem().open_output_stream(path, compression=None) as stream:
             stream.write(data)
 
     def write_file(self, path: str, source: str) -> None:
@@ -45,7 +45,10 @@ class ArrowObjects:
         return retrying(read, f"gs://{path}", "read")
 
     def read_file(self, path: str, target: str) -> None:
-        with filesystem().open_input_stream(path) as source, replacing(os.path.abspath(target)) as file:
+        with (
+            filesystem().open_input_stream(path, compression=None) as source,
+            replacing(os.path.abspath(target)) as file,
+        ):
             while block := source.read(8 << 20):
                 file.write(block)
 

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import re
+import stat
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,20 @@ _lock = threading.RLock()
 
 def environment() -> tuple[str | None, ...]:
     """All that decides which clients are right; it may change while the process runs."""
-    return (str(os.getpid()), *(os.environ.get(name) for name in _ENVIRONMENT))
+    files = (
+        os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or os.path.expanduser("~/.aws/credentials"),
+        os.environ.get("AWS_CONFIG_FILE") or os.path.expanduser("~/.aws/config"),
+    )
+    return (str(os.getpid()), *(os.environ.get(name) for name in _ENVIRONMENT), *map(_state, files))
+
+
+def _state(path: str) -> str | None:
+    """What changes when the file is replaced: neither boto3 nor pyarrow reads it again by itself."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return f"{facts.st_mtime_ns} {facts.st_size} {facts.st_ino}" if stat.S_ISREG(facts.st_mode) else None
 
 
 def filesystem(bucket: str) -> Any:
@@ -100,8 +114,8 @@ def _clients(settings: tuple[str | None, ...]) -> Clients:
 
 
 def renew(used: Clients) -> bool:
-    """Whether other credentials are to be had than those of `used`, for instance in a file that was replaced; they are
-    taken from now on. What expires by a date that is known (roles, processes, SSO) boto3 renews by itself, in time.
+    """Whether other credentials are to be had than those of `used`; they are taken from now on. What expires by a date
+    that is known (roles, processes, SSO) boto3 renews by itself, in time; variables and files are watched.
     """
     import boto3
     from botocore.exceptions import BotoCoreError

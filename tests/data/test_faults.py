@@ -228,6 +228,22 @@ class TestCredentials:
         assert_right(read_rows(written, shuffled()), shuffled(), ids)
         assert {asked.key for asked in proxy.asked} == {self.OLD, real_s3.access_key}
 
+    def test_a_file_that_was_replaced_and_looks_the_same(
+        self, keys: Path, real_s3: S3, written: Manifest, ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a file system with coarse clocks: it is read again when the server refuses the old keys."""
+        monkeypatch.setattr(s3_clients, "_state", lambda path: path)
+        with pytest.raises(StoreError, match="the session token has expired"):
+            read_rows(written, shuffled())
+        self.write(keys, real_s3.access_key, real_s3.secret_key)
+        assert_right(read_rows(written, shuffled()), shuffled(), ids)
+
+    def test_listing_sees_it_too(self, keys: Path, real_s3: S3, written: Manifest) -> None:
+        with pytest.raises(StoreError, match=r"no permission to (read|list).*renew them if they are temporary"):
+            read_manifest(written.folder)
+        self.write(keys, real_s3.access_key, real_s3.secret_key)
+        assert read_manifest(written.folder).fingerprint == written.fingerprint
+
     def test_variables_that_were_set_anew(
         self,
         keys: Path,
