@@ -5,9 +5,9 @@
 SHARDS is a small set of real photographs (a Parquet folder or glob). They are measured as they are, repeated to about a
 third of `--images` a pass, and `--images` photo-sized JPEGs are made of them (see `photos.py`). Every arm of
 `data_arms/` is a process of its own on 2 cores, some also on 1; they take turns, round after round, and are compared
-inside a round. RandomResizedCrop(224) and flip, batches of 64. An arm's first pass warms it up, its second is timed.
-CPU seconds are user and system of all processes of the arm (with Ray's own), those of the S3 server apart; peak memory
-is the sum of PSS in the first pass. Two rounds take about 20 minutes; the machine must be left alone.
+inside a round. RandomResizedCrop(224) and flip, batches of 64. An arm's first pass warms it up, the others are timed
+together. CPU seconds are user and system of all processes of the arm (with Ray's own), those of the S3 server apart;
+peak memory is the sum of PSS in the first pass. Two rounds take about 20 minutes; leave the machine alone meanwhile.
 
 WebDataset and LitData must be installed, or lie in the folder given by `--extra`; what is not there is left out, and
 the record says so. `--only`, `--cores` and `--sets` measure a part. A command that is given again goes on where it was
@@ -40,8 +40,8 @@ from harness import children
 from kdray.pipeline.record import hardware, now, versions
 
 HERE = Path(__file__).parent
-PASSES = 2
 GIVEN_SHARE = 0.3  # of --images: what the given photographs are repeated to
+PER_IMAGE = ("cpu_s_per_image", "server_cpu_s_per_image")
 ARM_TIMEOUT_S = 300
 PSS_EVERY_S = 0.5
 
@@ -59,10 +59,12 @@ def _environment(extra: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "RAY_AUTH_MODE": "token"}
 
 
-def measure(arm: Arm, root: str, images: int, cpus: list[int], args: argparse.Namespace, server: Server | None) -> dict:
-    """Run one arm once: what it says of its second pass, with the peak memory of its first."""
+def measure(
+    arm: Arm, root: str, images: int, passes: int, cpus: list[int], args: argparse.Namespace, server: Server | None
+) -> dict:
+    """Run one arm once: what it says of all passes but the first, with the peak memory of that one."""
     command = [sys.executable, str(HERE / "data_arms" / f"{arm.script}.py"), "--root", root, "--images", str(images)]
-    command += ["--batch", str(args.batch), "--passes", str(PASSES), "--seed", str(args.seed), "--option", arm.option]
+    command += ["--batch", str(args.batch), "--passes", str(passes), "--seed", str(args.seed), "--option", arm.option]
     command += ["--cpus", ",".join(map(str, cpus)), "--started", repr(time.time())]
     environment = _environment(args.extra)
     if server is not None:
@@ -81,28 +83,31 @@ def measure(arm: Arm, root: str, images: int, cpus: list[int], args: argparse.Na
             timer.cancel()
             process.kill()
         lines = [json.loads(line) for line in (first + rest).splitlines() if line.startswith('{"pass"')]
-        if code or len(lines) != PASSES:
+        if code or len(lines) != passes:
             errors.seek(0)
             raise SystemExit(f"{' '.join(command)}\nended with {code}:\n{errors.read()[-3000:]}")
-    warm, timed = lines[0], lines[-1]
-    check(warm, timed, images, args.batch * len(cpus))
-    kept = {key: timed[key] for key in timed if key != "pass"}
+    check(lines, images, args.batch * len(cpus))
+    warm, timed = lines[0], lines[1:]
+    total = {key: sum(one[key] for one in timed) for key in ("images", "wall_s")}
+    kept = {key: sum(one[key] * one["images"] for one in timed) / total["images"] for key in PER_IMAGE}
+    kept |= {"images": total["images"], "images_per_s": total["images"] / total["wall_s"], "passes": passes}
+    kept["first_batch_s"] = sum(one["first_batch_s"] for one in timed) / len(timed)
     kept |= {key: warm[key] for key in ("shapes", "dtypes", "mean", "command_to_first_batch_s")}
     return kept | {"ready_to_first_batch_s": warm["first_batch_s"], "peak_pss_mb": max(peak, default=0) / 1e6}
 
 
-def check(warm: dict, timed: dict, images: int, slack: int) -> None:
+def check(passes: list[dict], images: int, slack: int) -> None:
     """Each pass holds every image, but for fewer than `slack` that fill no batch; each batch is a network's input."""
-    for one in (warm, timed):
+    for one in passes:
         if not images - slack < one["images"] <= images:
             raise SystemExit(f"a pass gave {one['images']} of {images} images")
-    if warm["shapes"] != [[3, 224, 224]] or len(warm["dtypes"]) != 1:
-        raise SystemExit(f"batches of {warm['shapes']}, {warm['dtypes']}")
+    if passes[0]["shapes"] != [[3, 224, 224]] or len(passes[0]["dtypes"]) != 1:
+        raise SystemExit(f"batches of {passes[0]['shapes']}, {passes[0]['dtypes']}")
 
 
 def check_alike(name: str, found: dict, case: dict[str, list[dict]]) -> None:
     """The mean pixel of all arms is the same, but for chance: they read the same images and crop them alike."""
-    chance = 4 + 100 / found["images"] ** 0.5
+    chance = 4 + 100 / (found["images"] / (found["passes"] - 1)) ** 0.5
     for other, rows in case.items():
         for row in rows:
             if abs(row["mean"] - found["mean"]) > chance:
@@ -150,14 +155,16 @@ def rounds(args: argparse.Namespace, record: dict[str, Any]) -> None:
                         arm = ARMS[arm_name]
                         case = record["measured"].setdefault(name, {}).setdefault(str(cores), {})
                         done = case.setdefault(arm_name, [])
-                        if arm_name in absent or not arm.wanted(name, cores) or len(done) > number:
+                        if arm_name in absent or not arm.wanted(name, cores, number) or len(done) > number:
                             continue
                         root = data_layouts.make(arm.layout, images, folder)
                         _read_once(root)
                         place = server.upload(root, f"{name}/{arm.layout}") if arm.s3 else str(root)
                         # With a core to spare, the server gets it: it would stand on other machines.
                         with server.apart(set(cpus) - set(cpus[:cores]) or set(cpus), arm.latency_s):
-                            found = measure(arm, place, count, cpus[:cores], args, server if arm.s3 else None)
+                            found = measure(
+                                arm, place, count, arm.passes(name), cpus[:cores], args, server if arm.s3 else None
+                            )
                         check_alike(arm_name, found, case)
                         done.append(found)
                         record["server"] = server.kind
@@ -203,7 +210,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 def start_record(args: argparse.Namespace) -> dict[str, Any]:
     """The record at `--out` when it was measured with the same settings, else a new one."""
-    settings = {"images": args.images, "batch": args.batch, "passes": PASSES, "given_share": GIVEN_SHARE}
+    settings = {"images": args.images, "batch": args.batch, "given_share": GIVEN_SHARE}
     settings |= {
         "short_side": data_layouts.SHORT_SIDE,
         "quality": data_layouts.QUALITY,

@@ -110,12 +110,11 @@ def run(arm: Callable[[Job], Callable[[int], Iterable[Any]]]) -> None:
 
 def _timed(one_pass: Callable[[int], Iterable[Any]], number: int, args: argparse.Namespace) -> dict[str, Any]:
     look, images, shapes, dtypes, means = number == 0, 0, set(), set(), []
-    first_batch_s, at_first, first = 0.0, 0.0, 0
+    first_batch_s, at_first = 0.0, 0.0
     cpu, server, start = cpu_seconds([os.getpid()]), cpu_seconds(args.server), time.perf_counter()
     for batch in one_pass(number):
         if not images:
             first_batch_s, at_first = time.perf_counter() - start, time.time() - args.started
-            first = batch.shape[0]
         images += batch.shape[0]
         if look:
             what = batch if isinstance(batch, Seen) else seen(batch)
@@ -126,8 +125,6 @@ def _timed(one_pass: Callable[[int], Iterable[Any]], number: int, args: argparse
     found: dict[str, Any] = {
         "images": images,
         "wall_s": wall,
-        "images_per_s": images / wall,
-        "images_per_s_after_first": (images - first) / max(1e-9, wall - first_batch_s),
         "first_batch_s": first_batch_s,
         "command_to_first_batch_s": at_first,
         "cpu_s_per_image": (cpu_seconds([os.getpid()]) - cpu) / max(1, images),
