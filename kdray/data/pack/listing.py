@@ -39,8 +39,11 @@ def entries(uri: str) -> dict[str, Entry]:
             import pyarrow.fs as fs
 
             files, path = open_uri(place.uri)
-            for info in files.get_file_info(fs.FileSelector(path, recursive=False)):
-                found.append(Entry(info.base_name, not info.is_file, int(info.size or 0) if info.is_file else 0))
+            # In Google's storage pyarrow lists a folder only where an object marks it, so there all below is listed.
+            for info in files.get_file_info(fs.FileSelector(path, recursive=place.scheme == "gs")):
+                name, _, below = info.path[len(path) + 1 :].partition("/")
+                folder = bool(below) or not info.is_file
+                found.append(Entry(name, folder, 0 if folder else int(info.size or 0)))
     shown = [entry for entry in found if entry.name and not is_hidden(entry.name)]
     return {entry.name: entry for entry in sorted(shown, key=lambda entry: entry.name)}
 
