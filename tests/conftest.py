@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,9 +58,16 @@ def s3() -> Iterator[S3]:
 def real_s3_server() -> Iterator[S3]:
     """A production server, Ceph's, where it can be started; else moto, which the report tells. Touches no variable."""
     reason = why_no_radosgw()
-    if reason is not None:
-        _remarks.append(f"object storage tests ran against moto: {reason}")
-    with radosgw() if reason is None else moto() as server:
+    with contextlib.ExitStack() as stack:
+        server: S3 | None = None
+        if reason is None:
+            try:
+                server = stack.enter_context(radosgw())
+            except (RuntimeError, subprocess.SubprocessError) as error:
+                reason = str(error)
+        if server is None:
+            _remarks.append(f"object storage tests ran against moto: {reason}")
+            server = stack.enter_context(moto())
         yield server
 
 

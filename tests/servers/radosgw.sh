@@ -8,7 +8,7 @@
 # Keys, pid files and logs lie in FOLDER. When the start fails, nothing of it keeps running.
 set -euo pipefail
 
-DEADLINE_S=90
+DEADLINE_S=150
 
 exec 3>&2 # what fail says is seen, also where the output goes to a log
 

@@ -95,7 +95,7 @@ def radosgw() -> Iterator[S3]:
     try:
         command = [str(SCRIPT), "start", state, str(first)]
         with open(os.path.join(folder, "told"), "w+") as told:
-            done = subprocess.run(command, env=os.environ | keys, stdout=told, stderr=told, timeout=180)
+            done = subprocess.run(command, env=os.environ | keys, stdout=told, stderr=told, timeout=300)
             told.seek(0)
             if done.returncode:
                 raise RuntimeError(told.read().strip())
