@@ -44,7 +44,7 @@ def matches(found: Found) -> str:
         return ""
     splits, _ = _splits(found)
     for split in splits:
-        for name in split.classes[:8]:
+        for name in split.classes[:64]:
             inside = entries(f"{split.folder}/{name}")
             if any(is_image(entry.name) and not entry.folder for entry in inside.values()):
                 return f"class folders such as {name}/"

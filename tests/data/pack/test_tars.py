@@ -8,16 +8,19 @@ import io
 import lzma
 import os
 import tarfile
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdray.data.pack.collection import BadItem, open_collections
 from kdray.data.pack.tarindex import Piece, index_tar
 from kdray.errors import DataError, StoreError
 from tests.conftest import S3
-from tests.data.pack.archives import expected, flowers, images, plant, read_all, read_source, tar
+from tests.data.pack.archives import Tree, expected, flowers, images, plant, read_all, read_source, tar
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -32,6 +35,32 @@ def test_the_index_is_what_tarfile_reads(tmp_path: Path, form: int) -> None:
     assert index.names.to_pylist() == [member.name.removeprefix("./") for member in members]
     assert index.offset.tolist() == [member.offset_data for member in members]
     assert index.size.tolist() == [member.size for member in members]
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/."), min_size=1, max_size=120)
+
+
+@settings(max_examples=60)
+@given(
+    tree=st.dictionaries(st.lists(NAMES, min_size=1, max_size=3).map("/".join), st.binary(max_size=1500), max_size=6),
+    form=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    cut=st.floats(0, 1, exclude_max=True),
+)
+def test_any_names_and_any_cut(tree: Tree, form: int, cut: float) -> None:
+    """Any tar is read as tarfile reads it; cut off anywhere before its end mark, it is refused."""
+    data = tar(tree, form)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "x.tar")
+        Path(path).write_bytes(data)
+        index = index_tar(Piece(path, 0, len(data)))
+        assert index.names.to_pylist() == list(tree)
+        places = zip(index.offset.tolist(), index.size.tolist(), strict=True)
+        assert [data[offset : offset + size] for offset, size in places] == list(tree.values())
+        mark = int(index.offset[-1] + -(-index.size[-1] // 512) * 512) if tree else 0
+        shorter = int(cut * mark) if tree else 0
+        os.truncate(path, shorter)
+        with pytest.raises(DataError):
+            index_tar(Piece(path, 0, shorter))
 
 
 def test_folders_and_links_in_a_tar(tmp_path: Path) -> None:
