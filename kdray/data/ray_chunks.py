@@ -1,7 +1,7 @@
 """Carrying out a plan on Ray: windows are read, cut into pieces, decoded in parallel, and come back in plan order.
 
 Ray Core, not Ray Data: what an epoch is and in which order it comes is planned already, so nothing is left for Ray
-Data to plan, and its scheduling between the stages costs a third of the cores' time (figures in docs/streaming.md).
+Data to plan, and between its tasks the cores stand idle (docs/streaming.md).
 
 How far this runs ahead of its consumer is bounded: `ahead` pieces are on their way at any time, whatever happens.
 """
@@ -131,7 +131,7 @@ class RayLine:
                 yield chunk
                 del chunk  # the object store may have its memory back
         except ray.exceptions.RayError as error:
-            raise _own_error(error) from error
+            raise own_error(error) from error
         finally:
             self.close()
 
@@ -159,7 +159,7 @@ class RayLine:
         return self._pool.readers[span % len(self._pool.readers)]
 
 
-def _own_error(error: BaseException) -> BaseException:
+def own_error(error: BaseException) -> BaseException:
     """The KdrayError that an actor raised, out of the errors that Ray wrapped around it."""
     inner: BaseException | None = error
     while inner is not None:

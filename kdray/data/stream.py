@@ -51,7 +51,7 @@ class StreamTrainFeed:
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
         self._device = device
         self._augment = build_augment(data.augment, views=data.views)
-        self._engine = _Engine(self._recipe(0), use_ray, data_cpus, world)
+        self._engine = _Engine(self._recipe(0), data.engine, use_ray, data_cpus, world)
         self._bad = BadImages(manifest, len(rows), data.max_bad_fraction)
         self._epochs = epochs
         self._begun: tuple[tuple[int, int], Line] | None = None  # the next epoch (and start), while this one ends
@@ -122,7 +122,7 @@ class StreamEvalFeed:
         self._manifest, self._mine, self._batch = manifest, np.asarray(mine, dtype=np.int64), batch
         self._device = device
         self._recipe = Recipe(manifest, build_transform(data.eval_transform))
-        self._engine = _Engine(self._recipe, use_ray, data_cpus, world)
+        self._engine = _Engine(self._recipe, data.engine, use_ray, data_cpus, world)
         self._bad = BadImages(manifest, num_samples)
 
     @property
@@ -154,13 +154,17 @@ class Line(Protocol):
 class _Engine:
     """Carries out plans of spans, on Ray or in threads. It begins to start what `recipe` needs at once."""
 
-    def __init__(self, recipe: Recipe, use_ray: bool, data_cpus: float | None, world: int) -> None:
+    def __init__(self, recipe: Recipe, engine: str, use_ray: bool, data_cpus: float | None, world: int) -> None:
         manifest = recipe.manifest
         mean_bytes = max(1.0, manifest.image_bytes / max(1, manifest.num_samples))
         task_rows = int(np.clip(_TASK_BYTES / mean_bytes, *_TASK_ROWS))
         self._make: Callable[[list[np.ndarray], Recipe], Line] = partial(ThreadLine, task_rows)
-        if use_ray:
-            # Ray is not needed without it, and takes half a second to import.
+        # Ray is not needed without it, and takes half a second to import.
+        if use_ray and engine == "ray_data":
+            from kdray.data.ray_data_line import RayDataLine
+
+            self._make = partial(RayDataLine, task_rows, data_cpus, world)
+        elif use_ray:
             from kdray.data.ray_chunks import Pace, RayLine
             from kdray.data.ray_pool import Sent, shared_pool
 

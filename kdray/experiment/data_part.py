@@ -58,7 +58,8 @@ class Data(Part):
     the sample id and `fraction_seed`, and may be given wrong labels by `label_noise`. `mix` mixes images in training.
     `limit` keeps the first rows of train and of validation, `test_limit` of test. `mean` and `std` are per RGB
     channel, of pixels in 0..1. `samples` declares the train size for a plan made where the data cannot be reached.
-    `pack` says what the shards at `train` and `test` are made of, where they are not there yet.
+    `engine` is what streams on Ray: kdray's own actors, or Ray Data. `pack` says what the shards at `train` and `test`
+    are made of, where they are not there yet.
     """
 
     source: Annotated[Literal["digits", "cifar10", "cifar100", "shards"] | None, AfterValidator(_shards_is_none)] = None
@@ -70,6 +71,7 @@ class Data(Part):
     classes: Count | None = None
     samples: Count | None = Field(default=None, json_schema_extra=OPERATIONAL)
     mode: Literal["auto", "stream", "resident"] = Field(default="auto", json_schema_extra=OPERATIONAL)
+    engine: Literal["actors", "ray_data"] = Field(default="actors", json_schema_extra=OPERATIONAL)
     resident_limit_bytes: Natural = Field(default=2 * 1024**3, json_schema_extra=OPERATIONAL)
     augment: Transforms = Field(default_factory=list)
     eval_transform: Transforms = Field(default_factory=list)

@@ -130,6 +130,7 @@ def test_what_is_operational():
         "Data.root",
         "Data.samples",
         "Data.mode",
+        "Data.engine",
         "Data.resident_limit_bytes",
         "Data.max_bad_fraction",
         "Train.log_every",
