@@ -136,11 +136,11 @@ class RayLine:
             self.close()
 
     def close(self) -> None:
-        """Give up what is on its way."""
+        """Give up what is on its way. The pieces that were sent are decoded all the same, and dropped: a call that is
+        taken back from an actor's queue makes the calls after it wait for it for half a minute.
+        """
         if not ray.is_initialized():
             return
-        for ref, _ in self._pending:
-            ray.cancel(ref)
         self._pending.clear()
         if self._fetched and not self.all_sent:
             for reader in self._pool.readers:

@@ -8,7 +8,6 @@ only ever carries the pieces that are on their way.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -156,7 +155,7 @@ class Decoder:
 
 
 class Pool:
-    """The actors of this process. They end when the last feed that uses them is gone.
+    """The actors of this process.
 
     `data_cpus` are the CPUs that they take together (None: those that are free now, whole ones).
 
@@ -168,9 +167,10 @@ class Pool:
         each = min(1.0, data_cpus) if data_cpus else 1.0
         check_free_cpus(each, FREE_CPU_TIMEOUT_S)
         cpus = data_cpus or ray.available_resources().get("CPU", 1.0)
-        count = max(1, int(cpus))
+        count = max(1, int(cpus + 0.1))
         readers = -(-count // _DECODERS_PER_READER)
-        again = {"max_restarts": -1, "max_task_retries": -1}
+        # A lost node is no reason to stop; an image that kills every process that decodes it is.
+        again = {"max_restarts": -1, "max_task_retries": 3}
         reader = ray.remote(Reader).options(num_cpus=_READ_SHARE * each, **again)
         decoder = ray.remote(Decoder).options(num_cpus=_DECODE_SHARE * each, **again)
         self.readers: list[Any] = [reader.remote() for _ in range(readers)]
@@ -204,18 +204,32 @@ class Pool:
             return list(self._ready)
 
 
-_POOLS: weakref.WeakValueDictionary[tuple[str, float | None], Pool] = weakref.WeakValueDictionary()
+_POOLS: dict[tuple[str, float | None], Pool] = {}
 _POOLS_LOCK = threading.Lock()
 
 
 def shared_pool(data_cpus: float | None) -> Pool:
-    """The pool that all feeds of this process with the same CPUs use: those for training and for judging take turns."""
-    key = (ray.get_runtime_context().get_worker_id(), data_cpus)  # another one after each ray.init()
+    """The pool that all feeds of this process with the same CPUs use: those for training and for judging take turns.
+
+    It lasts as long as the process, or its connection to Ray.
+    """
+    here = ray.get_runtime_context()
+    session = f"{here.get_node_id()}/{here.get_job_id()}"  # another one after each ray.init()
     with _POOLS_LOCK:
-        pool = _POOLS.get(key)
-        if pool is None:
-            pool = _POOLS[key] = Pool(data_cpus)
-        return pool
+        for key in [key for key in _POOLS if key[0] != session]:
+            del _POOLS[key]
+        if (session, data_cpus) not in _POOLS:
+            _POOLS[session, data_cpus] = Pool(data_cpus)
+        return _POOLS[session, data_cpus]
+
+
+def close_pools() -> None:
+    """End the actors of this process now; feeds that used them are of no more use."""
+    with _POOLS_LOCK:
+        for pool in _POOLS.values():
+            for actor in [*pool.readers, *pool.decoders]:
+                ray.kill(actor)
+        _POOLS.clear()
 
 
 def unpacked(decoded: Decoded) -> Chunk:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kdray.data.feed import eval_feed, train_feed
+from kdray.data.ray_pool import close_pools
 from kdray.data.stream import spans_of_groups
 from kdray.errors import ClusterError, DataError
 
@@ -31,6 +32,14 @@ def cluster():
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return squares(tmp_path_factory.mktemp("squares") / "set", N, bad=BAD)
+
+
+@pytest.fixture(autouse=True)
+def own_actors():
+    """Tests ask for different numbers of CPUs, and those of one process stay as long as it does."""
+    yield
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        close_pools()
 
 
 def feed(manifest, use_ray, mode="stream", *, rank=0, world=1, cpus=None, **settings):
