@@ -50,7 +50,11 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
                 image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
             except cv2.error:
                 image = None
-            if image is not None and image.shape == (header.height, header.width, 3):
+            if (
+                image is not None
+                and image.shape == (header.height, header.width, 3)
+                and (not (header.read_on and _ends_grey(image)) or _whole(data))
+            ):
                 return image
     return _pillow(data, max_pixels)  # decodes it, or says what is wrong with it
 
@@ -83,6 +87,17 @@ def _decode_or_error(data: bytes, max_pixels: int) -> np.ndarray | BadImage:
         return decode(data, max_pixels)
     except BadImage as exc:
         return exc
+
+
+def _ends_grey(image: np.ndarray) -> bool:
+    """Whether the last pixel is as bright as where a JPEG decoder ran out of data: 128, in whatever colour."""
+    red, green, blue = image[-1, -1].tolist()
+    return abs(299 * red + 587 * green + 114 * blue - 128_000) < 4_000
+
+
+def _whole(jpeg: bytes) -> bool:
+    header = read_header(jpeg, thorough=True)
+    return header is not None and header.plain
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
