@@ -172,8 +172,14 @@ def data() -> list[str]:
     for path in sorted(RECORDS.glob("data-*.json")):
         record = json.loads(path.read_text())
         hardware, measured = record["hardware"], record["measured"]
-        places = [(name, cores) for name, by_cores in measured.items() for cores, case in by_cores.items() if case]
-        counts = {name: _median(next(iter(measured[name][cores].values())), "images") for name, cores in places}
+        places = [
+            (name, cores)
+            for name, by_cores in measured.items()
+            for cores, case in by_cores.items()
+            if any(case.values())
+        ]
+        any_row = {name: next(rows[0] for rows in measured[name][cores].values() if rows) for name, cores in places}
+        counts = {name: row["images"] / (row["passes"] - 1) for name, row in any_row.items()}
         sizes = ", ".join(f"{name}: {count:,.0f} images a pass" for name, count in counts.items())
         served = f"; S3: {record['server']}" if "server" in record else ""
         lines += [f"`{path.name}`: {hardware['cpu']}, {hardware['cpus']} CPUs, torch {record['versions']['torch']}; "]

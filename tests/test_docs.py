@@ -23,7 +23,13 @@ def table_module() -> ModuleType:
 
 @pytest.mark.parametrize(
     ("name", "page"),
-    [("results", "results"), ("methods", "results"), ("performance", "performance"), ("objectives", "objectives")],
+    [
+        ("results", "results"),
+        ("methods", "results"),
+        ("performance", "performance"),
+        ("data", "performance"),
+        ("objectives", "objectives"),
+    ],
 )
 def test_tables_are_those_of_the_records(name: str, page: str) -> None:
     lines = getattr(table_module(), name)()
