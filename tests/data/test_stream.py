@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from kdray.data.feed import eval_feed, train_feed
-from kdray.data.ray_pool import close_pools
+from kdray.data.ray_pool import close_pools, shared_pool
 from kdray.data.stream import spans_of_groups
 from kdray.errors import ClusterError, DataError
 
@@ -42,10 +43,10 @@ def own_actors():
         close_pools()
 
 
-def feed(manifest, use_ray, mode="stream", *, rank=0, world=1, cpus=None, **settings):
+def feed(manifest, use_ray, mode="stream", *, rank=0, world=1, cpus=None, epochs=None, **settings):
     settings = {"shuffle_window_bytes": SMALL, "augment": ["pad_crop", "flip"], "max_bad_fraction": 0.5, **settings}
     section = data(manifest, mode=mode, **settings)
-    options = {"batch": 20, "seed": 3, "rank": rank, "world": world, "data_cpus": cpus}
+    options = {"batch": 20, "seed": 3, "rank": rank, "world": world, "data_cpus": cpus, "epochs": epochs}
     return train_feed(section, manifest, np.arange(manifest.num_samples), use_ray=use_ray, **options)
 
 
@@ -111,6 +112,23 @@ def test_an_epoch_left_early_frees_its_tasks_and_threads(cluster, photos) -> Non
         batches.close()
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdray-")]
     assert len(list(fed.epoch(0))) == 4
+
+
+def test_processes_that_die_are_started_again_and_change_no_bit(cluster, small) -> None:
+    fed = feed(small, True, epochs=2)
+    pool = shared_pool(None)
+    pids = cluster.get(
+        [actor.__ray_call__.remote(lambda self: os.getpid()) for actor in [*pool.readers, pool.decoders[0]]]
+    )
+    seen = []
+    for epoch in (0, 1):
+        batches = fed.epoch(epoch)
+        seen.append(next(batches))
+        while pids:
+            os.kill(pids.pop(), signal.SIGKILL)
+        seen += list(batches)
+    expected = [batch for epoch in (0, 1) for batch in feed(small, False).epoch(epoch)]
+    assert len(seen) == 20 and all(identical(one, other) for one, other in zip(seen, expected, strict=True))
 
 
 def test_an_error_of_a_task_is_its_own_error_here(cluster, tmp_path) -> None:
