@@ -1,5 +1,5 @@
-"""kdray's own feed, as a training worker takes it. Options: `ray` streams through Ray, `threads` streams without it,
-`resident` keeps the decoded images in memory.
+"""kdray's own feed, as a training worker takes it. Options: `ray` streams through Ray, `ray_data` through Ray
+Data, `threads` without either, `resident` keeps the decoded images in memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ray_start import start
 
 def arm(job: Job) -> Callable[[int], Iterator[Any]]:
     """The train feed of one worker, to which all cores are given for its data."""
-    use_ray = job.option == "ray"
+    use_ray = job.option.startswith("ray")
     if use_ray:
         start(job.cores)
     import numpy as np
@@ -24,7 +24,9 @@ def arm(job: Job) -> Callable[[int], Iterator[Any]]:
 
     manifest = read_manifest(job.root)
     mode: Any = "resident" if job.option == "resident" else "stream"
-    data = Data(train=job.root, mode=mode, augment=[{"random_resized_crop": {"size": SIZE}}, "flip"])
+    engine: Any = "ray_data" if job.option == "ray_data" else "actors"
+    augment = [{"random_resized_crop": {"size": SIZE}}, "flip"]
+    data = Data(train=job.root, mode=mode, engine=engine, augment=augment)
     feed = train_feed(
         data,
         manifest,
