@@ -1,8 +1,5 @@
 """Carrying out a plan on Ray: windows are read, cut into pieces, decoded in parallel, and come back in plan order.
 
-Ray Core, not Ray Data: what an epoch is and in which order it comes is planned already, so nothing is left for Ray
-Data to plan, and between its tasks the cores stand idle (docs/streaming.md).
-
 How far this runs ahead of its consumer is bounded: `ahead` pieces are on their way at any time, whatever happens.
 """
 

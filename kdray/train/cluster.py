@@ -1,4 +1,4 @@
-"""Joining or starting a Ray cluster, and sharing its CPUs between training workers and Ray Data."""
+"""Joining or starting a Ray cluster, and sharing its CPUs between training workers and the processes that feed them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shares:
-    """CPUs for each training worker, and for the Ray Data tasks that feed one worker."""
+    """CPUs for each training worker, and for the processes that read and decode for one worker."""
 
     worker_cpus: float
     data_cpus: float
 
 
 def share_cpus(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
-    """Divide `total_cpus` between the workers and, when data is streamed, Ray Data.
+    """Divide `total_cpus` between the workers and, when data is streamed, the processes that feed them.
 
-    Ray Data without a free CPU waits silently for half an hour, so a share is always left to it.
+    Ray would wait for a CPU silently, so a share is always left to them.
 
     Raises:
         ClusterError: what the experiment asks for does not fit.
@@ -46,7 +46,7 @@ def share_cpus(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
         worker = (total_cpus - data) / workers
         worker = float(int(worker)) if worker >= 1 else round(worker, 2)
     if worker <= 0 or workers * worker + data > total_cpus + 1e-6:
-        need = f"{workers} workers x {worker:g} CPU" + (f" + {data:g} CPU for Ray Data" if stream else "")
+        need = f"{workers} workers x {worker:g} CPU" + (f" + {data:g} CPU for data" if stream else "")
         raise ClusterError(
             f"{need} do not fit on {total_cpus:g} CPUs",
             where="cluster",
@@ -121,7 +121,7 @@ def connect(cluster: Cluster) -> None:
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
-        # For all of the job: a worker's own environment would not reach the controller, nor the tasks of Ray Data.
+        # For all of the job: a worker's own environment would not reach the controller, nor the processes that feed them.
         settings, credentials = storage_settings(), storage_credentials()
         lent: dict[str, Any] = {"env_vars": settings} if settings else {}
         lent |= {"worker_process_setup_hook": credentials} if credentials else {}

@@ -32,7 +32,7 @@ def test_loss_that_is_not_finite_is_not_retried(joined: Place) -> None:
 
 
 def test_bad_data_is_not_retried(joined: Place) -> None:
-    """Images that do not decode are found by the tasks of Ray Data, two processes away from the command."""
+    """Images that do not decode are found by data actors, two processes away from the command."""
     samples = [s if i % 10 else Sample(b"no image", s.label, s.id) for i, s in enumerate(digit_samples("test"), 1)]
     write_shards(samples, str(joined.folder / "bad"))
     data = {"source": None, "train": "bad", "mode": "stream", "limit": None, "validation": 0}
@@ -70,7 +70,7 @@ def test_joined_cluster_that_is_too_small_says_what_it_waits_for(joined: Place) 
     experiment = joined.write(**ALONE, data={"mode": "stream"}, cluster={"workers": 4, "cpus_per_worker": 1})
     with running(joined.start(experiment)) as command:
         command.wait_for(lambda: "waiting for the cluster to grow" in command.output, "word of what is missing")
-        assert "4 workers x 1 CPU + 1 CPU for Ray Data do not fit on 4 CPUs" in command.output
+        assert "4 workers x 1 CPU + 1 CPU for data do not fit on 4 CPUs" in command.output
         command.signal(signal.SIGINT)
         assert command.wait() == 130, command.output
         assert "stopped before a worker had started" in said(command.output)

@@ -17,7 +17,7 @@ from tests.conftest import S3
 
 
 def test_run_on_s3_survives_its_worker(joined: Place, s3: S3, head: Head) -> None:
-    """Streamed from S3 by Ray Data, checkpoints, record and scalars to S3; a worker dies and the run goes on."""
+    """Streamed from S3 by data actors, checkpoints, record and scalars to S3; a worker dies and the run goes on."""
     for split in ("train", "test"):
         write_shards(digit_samples(split), s3.uri(f"cluster/data/{split}"), shard_bytes=100_000, row_group_rows=64)
     aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}

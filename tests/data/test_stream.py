@@ -1,4 +1,4 @@
-"""Streaming through Ray Data, on one small cluster for the whole file."""
+"""Streaming through actors, on one small cluster for the whole file."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ CASES = {
     ),
     "no CPU left for the data": Case(
         {"cluster": {"workers": 1, "data_cpus": 4096.0}, "data": {"mode": "stream"}},
-        ["+ 4096 CPU for Ray Data do not fit", "or set data.mode: resident"],
+        ["+ 4096 CPU for data do not fit", "or set data.mode: resident"],
     ),
 }
 
