@@ -121,7 +121,7 @@ def connect(cluster: Cluster) -> None:
         return
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
-        # For all of the job: a worker's own environment would not reach the controller, nor the processes that feed them.
+        # For all of the job: a worker's own environment would not reach the controller, nor those that feed it.
         settings, credentials = storage_settings(), storage_credentials()
         lent: dict[str, Any] = {"env_vars": settings} if settings else {}
         lent |= {"worker_process_setup_hook": credentials} if credentials else {}
