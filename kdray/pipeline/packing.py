@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kdray.data.dataset import about
 from kdray.data.manifest import read_manifest
-from kdray.errors import DataError
+from kdray.errors import DataError, InputError
 from kdray.experiment import Comparison, Data, Pack
 from kdray.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kdray.data.layout import Manifest
     from kdray.data.pack.collection import Collection
     from kdray.data.pack.options import PackOptions
 
 Split = Literal["train", "test"]
 TEST_SPLITS = ("test", "val", "validation", "valid")  # the first that a source has is what is tested on
-OTHER_FOLDER = "Name another folder, or remove what is there to have it packed anew"
+OTHER_FOLDER = (
+    "Name another folder, remove what is there to have it packed anew, or remove data.pack to use it as it is"
+)
+LOOKED_AT = 100_000  # images: listing so many files again takes about a second, a million may take minutes
 
 
 @dataclass(frozen=True)
@@ -38,29 +43,71 @@ class Goal:
         """The key of the experiment that names the source, for errors."""
         return "data.pack.source" if self.pack.source is not None else f"data.pack.{self.split}"
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits of a source that will do."""
+        return TEST_SPLITS if self.split == "test" else ("train",)
+
     def packed(self) -> bool:
-        """Whether the shards are there, as they are asked for.
+        """Whether the shards are there, as they are asked for; `check_source` looks at what they were made of.
 
         Raises:
-            DataError: others are there: re-encoded in another way than this experiment says.
+            DataError: others are there: of another kind or split, or made in another way than this experiment says.
         """
         if not Store(self.dest).exists("manifest.json"):
             return False
-        with about(f"data.{self.split}"):
-            packing = read_manifest(self.dest).packing
-            if packing is None:
-                raise DataError("holds shards that data.pack did not make", where=self.dest, fix=OTHER_FOLDER)
+        manifest = self._manifest()
+        packing = manifest.packing
+        if packing is None:
+            raise self._refused("holds shards that data.pack did not make")
         asked = options_of(self)
-        names = ("order", "short_side", "quality") if asked.short_side is not None else ("order", "short_side")
-        for name in names:
-            has, value = getattr(packing, name), getattr(asked, name)
+        names = ("order", "short_side", "quality", "small") if asked.short_side is not None else ("order", "short_side")
+        wanted = {name: getattr(asked, name) for name in names}
+        if self.pack.kind is not None:
+            wanted["kind"] = self.pack.kind
+        for name, value in wanted.items():
+            has = getattr(packing, name)
             if has != value:
-                raise DataError(
-                    f"was packed with {name} {_said(has)}, and this experiment wants {_said(value)}",
-                    where=f"data.{self.split} {self.dest}",
-                    fix=OTHER_FOLDER,
-                )
+                raise self._refused(f"was packed with {name} {_said(has)}, and this experiment wants {_said(value)}")
+        if asked.mean_std and manifest.mean is None:
+            raise self._refused("was packed without mean_std, and this experiment wants it")
+        split = manifest.shards[0].name.rpartition("-of-")[0].rpartition("-")[0]
+        if self.pack.source is not None and split not in self.splits:  # a source for one split may call it anything
+            problem = f"holds the split {split!r}, and this experiment wants {' or '.join(self.splits)}"
+            raise self._refused(problem)
         return True
+
+    def check_source(self) -> str | None:
+        """Compare shards that are there with the source where that is cheap; else a line that says it was not done.
+
+        Only local class folders are listed again, and not for more than `LOOKED_AT` images.
+
+        Raises:
+            DataError: the shards were made of something else.
+        """
+        from kdray.store.place import parse
+
+        manifest, place = self._manifest(), parse(self.source)
+        images = manifest.num_samples + len(manifest.bad)
+        kind = None if manifest.packing is None else manifest.packing.kind
+        taken = f"data.{self.split}: shards at {self.dest} are taken as they are; {self.key} was not looked at"
+        if kind != "imagefolder" or images > LOOKED_AT or place.scheme != "local" or not os.path.isdir(place.path):
+            return taken
+        try:
+            with _opened([self]) as (collection,):
+                listed = collection.fingerprint
+        except InputError as error:  # an empty mount point, say: what is packed does not need it
+            return f"{taken}: {error.problem}"
+        if manifest.packing is not None and listed != manifest.packing.source:
+            raise self._refused(f"was packed from another source than {self.source}, or that has changed since")
+        return None
+
+    def _manifest(self) -> Manifest:
+        with about(f"data.{self.split}"):
+            return read_manifest(self.dest)
+
+    def _refused(self, problem: str) -> DataError:
+        return DataError(problem, where=f"data.{self.split} {self.dest}", fix=OTHER_FOLDER)
 
 
 def goals(data: Data) -> list[Goal]:
@@ -85,11 +132,11 @@ def unpacked(data: Data) -> list[Goal]:
     return [goal for goal in goals(data) if not goal.packed()]
 
 
-def missing(comparison: Comparison) -> list[Goal]:
-    """What the experiments want packed and is not, each once.
+def wanted_of(comparison: Comparison) -> list[Goal]:
+    """What the experiments want packed, each once, whether or not it is there.
 
     Raises:
-        DataError: something else is at the destination, or two experiments want different shards in one place.
+        DataError: two experiments want different shards in one place.
     """
     found: dict[str, Goal] = {}
     for experiment in comparison.experiments.values():
@@ -98,7 +145,7 @@ def missing(comparison: Comparison) -> list[Goal]:
             if (other.source, other.split, other.pack) != (goal.source, goal.split, goal.pack):
                 problem = "two variants want different shards in this folder"
                 raise DataError(problem, where=f"data.{goal.split} {goal.dest}", fix="Give each a folder of its own")
-    return [goal for goal in found.values() if not goal.packed()]
+    return list(found.values())
 
 
 def pack_missing(comparison: Comparison, connected: Callable[[], None], console: Console) -> None:
@@ -107,7 +154,14 @@ def pack_missing(comparison: Comparison, connected: Callable[[], None], console:
     Raises:
         InputError: a source that is not there or not known, too many bad images, a destination that is taken.
     """
-    wanted = missing(comparison)
+    there: list[Goal] = []
+    wanted: list[Goal] = []
+    for goal in wanted_of(comparison):
+        (there if goal.packed() else wanted).append(goal)
+    for goal in there:
+        note = goal.check_source()
+        if note is not None:
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
     if not wanted:
         return
     from kdray.data.pack.execute import pack
@@ -116,14 +170,15 @@ def pack_missing(comparison: Comparison, connected: Callable[[], None], console:
     on_ray = comparison.cluster.workers > 0
     if on_ray:
         connected()
-    for goal in wanted:
-        with _opened(goal) as collection:
-            text = f"packing {collection.kind} {collection.uri}"
-            console.print(text, style="bold", highlight=False, markup=False, soft_wrap=True)
-            for note in collection.notes:
-                console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
-            with showing(console) as progress, about(f"data.{goal.split}"):
-                pack(collection, goal.dest, options_of(goal), workers=None if on_ray else 0, progress=progress)
+    for together in _by_source(wanted):
+        with _opened(together) as collections:
+            for goal, collection in zip(together, collections, strict=True):
+                text = f"packing {collection.kind} {collection.uri}"
+                console.print(text, style="bold", highlight=False, markup=False, soft_wrap=True)
+                for note in collection.notes:
+                    console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
+                with showing(console) as progress, about(f"data.{goal.split}"):
+                    pack(collection, goal.dest, options_of(goal), workers=None if on_ray else 0, progress=progress)
 
 
 class Listed(NamedTuple):
@@ -133,22 +188,27 @@ class Listed(NamedTuple):
     classes: int
 
 
-def listed(goal: Goal) -> Listed:
-    """Images and classes of what `goal` would pack.
+def listed(wanted: Sequence[Goal]) -> dict[Split, Listed]:
+    """Images and classes of what `wanted`, one goal a split, would pack.
 
     Raises:
         InputError: as `pack_missing`, as far as a listing tells.
     """
-    with _opened(goal) as collection:
-        labels = collection.items.column("label").to_numpy()
-        names = collection.class_names
-        return Listed(len(labels), len(names) if names else int(labels.max()) + 1)
+    sizes: dict[Split, Listed] = {}
+    for together in _by_source(wanted):
+        with _opened(together) as collections:
+            for goal, collection in zip(together, collections, strict=True):
+                labels = collection.items.column("label").to_numpy()
+                names = collection.class_names
+                sizes[goal.split] = Listed(len(labels), len(names) if names else int(labels.max()) + 1)
+    return {goal.split: sizes[goal.split] for goal in wanted}
 
 
 def options_of(goal: Goal) -> PackOptions:
     """What `data.pack` means for one split, as options of `kdray shard`.
 
-    Only what is trained on is re-encoded: accuracies are of the test images as they are.
+    Only what is trained on is re-encoded: accuracies are of the test images as they are. And only its mean and std
+    are used.
     """
     from kdray.data.pack.options import PackOptions
 
@@ -156,36 +216,48 @@ def options_of(goal: Goal) -> PackOptions:
     return PackOptions(
         short_side=pack.short_side if goal.split == "train" else None,
         quality=pack.quality,
+        small=pack.small,
         shard_bytes=pack.shard_bytes,
         row_group_rows=pack.row_group_rows,
         order=pack.order,
         max_bad=pack.max_bad_fraction,
+        mean_std=pack.mean_std and goal.split == "train",
     )
 
 
+def _by_source(wanted: Sequence[Goal]) -> list[list[Goal]]:
+    """Goals that one listing serves, together: listing, or unpacking an archive, may take minutes."""
+    found: dict[tuple[str, str | None], list[Goal]] = {}
+    for goal in wanted:
+        found.setdefault((goal.source, goal.pack.kind), []).append(goal)
+    return list(found.values())
+
+
 @contextmanager
-def _opened(goal: Goal) -> Iterator[Collection]:
-    """The split of the source that `goal` is about."""
+def _opened(together: Sequence[Goal]) -> Iterator[list[Collection]]:
+    """The splits of their one source that the goals are about."""
     from kdray.data.pack.collection import open_collections
 
     with ExitStack() as stack:
-        with about(goal.key):
-            found = stack.enter_context(open_collections(goal.source, kind=goal.pack.kind))
-            collection = _chosen(goal, found)
-        yield collection
+        with about(together[0].key):
+            found = stack.enter_context(open_collections(together[0].source, kind=together[0].pack.kind))
+        chosen = []
+        for goal in together:
+            with about(goal.key):
+                chosen.append(_chosen(goal, found))
+        yield chosen
 
 
 def _chosen(goal: Goal, collections: list[Collection]) -> Collection:
     if len(collections) == 1 and goal.pack.source is None:
         return collections[0]
-    names = TEST_SPLITS if goal.split == "test" else ("train",)
     by_name = {collection.split: collection for collection in collections if collection.has_splits}
-    for name in names:
+    for name in goal.splits:
         if name in by_name:
             return by_name[name]
     has = f"has {', '.join(sorted(by_name))}" if by_name else "has no splits"
     fix = "Write pack: {train: URI, test: URI}, one source for each"
-    raise DataError(f"{has}, and no {' or '.join(names)} to pack", where=goal.source, fix=fix)
+    raise DataError(f"{has}, and no {' or '.join(goal.splits)} to pack", where=goal.source, fix=fix)
 
 
 def _said(value: object) -> str:

@@ -30,7 +30,7 @@ from kdray.pipeline.declared import declared_dataset, lies_elsewhere
 from kdray.pipeline.estimate import Estimate, estimate
 from kdray.pipeline.members import Member, members_of, place_stages, run_digest
 from kdray.pipeline.naming import in_variant, named
-from kdray.pipeline.packing import Goal, listed, unpacked
+from kdray.pipeline.packing import Goal, goals, listed, unpacked
 from kdray.pipeline.shelf import Shelf
 from kdray.pipeline.smoke import StandIn
 from kdray.pipeline.stages import Stage, file_digest
@@ -195,16 +195,19 @@ class _Planning:
 
     def _unpacked(self, data: Data) -> list[Goal]:
         try:
-            return unpacked(data)
+            waiting = unpacked(data)
+            notes = [goal.check_source() for goal in goals(data) if goal not in waiting]
         except StoreError as error:
             if not lies_elsewhere(data, error):
                 raise
             return []  # what cannot be seen from here is planned from what is declared of it
+        self.not_checked += [note for note in notes if note is not None and note not in self.not_checked]
+        return waiting
 
     def _to_be_packed(self, data: Data, to_pack: list[Goal]) -> Dataset:
         """A stand-in for shards that the run would make, of the size that a look at their sources tells."""
         try:
-            sizes = {goal.split: listed(goal) for goal in to_pack}
+            sizes = listed(to_pack)
         except InputError as error:
             declared = declared_dataset(data) if "://" in (error.where or "") else None
             if declared is None:

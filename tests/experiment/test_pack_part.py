@@ -34,6 +34,7 @@ def test_one_source_or_one_each() -> None:
         (GOALS | {"pack": {}}, "data.pack", "names no source"),
         (GOALS | {"pack": {"source": "a", "train": "b"}}, "data.pack", "twice"),
         (GOALS | {"pack": {"source": "a", "quality": 90}}, "data.pack.quality", "without short_side"),
+        (GOALS | {"pack": {"source": "a", "small": "jpeg"}}, "data.pack.small", "without short_side"),
         ({"train": "shards", "pack": {"test": "b"}}, "data.pack.test", "does not name"),
         ({"source": "digits", "pack": {"source": "a"}}, "data.pack", "packed by itself"),
         ({"train": "shards/train-*.parquet", "pack": {"train": "a"}}, "data.train", "a folder"),

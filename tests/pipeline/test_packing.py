@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kdray.data.manifest import read_manifest
+from kdray.data.pack.collection import open_collections
+from kdray.data.pack.execute import pack as write_set
+from kdray.experiment import Data
+from kdray.pipeline.packing import goals
 from tests.data.photos import photos
 from tests.tiny import Lab, tree_of
 
@@ -58,6 +64,7 @@ def test_it_packs_once_then_trains(lab: Lab, flowers: Path) -> None:
     shutil.rmtree(flowers)  # it is not needed any more
     again = lab.run(changes=wanted)
     assert again.code == 0, again.err
+    assert f"shards at {wanted['data']['train']} are taken as they are; data.pack.source was not looked at" in again.out
     assert "packing" not in again.out and lab.record(again)["run_id"] == record["run_id"]
     assert tree_of(flowers.parent / "shards") == shards
 
@@ -122,6 +129,73 @@ def test_others_at_the_destination_are_kept(lab: Lab, flowers: Path) -> None:
     error = lab.run(changes=changes(flowers, short_side=32)).error()
     assert "data.train" in error and "packed with short_side 40" in error and "wants 32" in error
     assert tree_of(flowers.parent / "shards") == shards
+
+
+def test_the_source_of_shards_that_are_there_is_compared(lab: Lab, flowers: Path) -> None:
+    wanted = changes(flowers)
+    lab.done(changes=wanted)
+    shards = tree_of(flowers.parent / "shards")
+    other = flowers.parent / "others"
+    lay(other, "train", 23, seed=3)
+    lay(other, "val", 4, seed=2)
+    for options in ([], ["--dry-run"]):
+        error = lab.run(*options, changes=wanted | {"data": wanted["data"] | {"pack": {"source": str(other)}}}).error()
+        assert f"data.train {wanted['data']['train']}: was packed from another source than {other}" in error
+    same = lab.run("--dry-run", changes=wanted)
+    assert same.code == 0 and "not looked at" not in same.out
+    shutil.rmtree(other)
+    other.mkdir()  # a mount point without its mount
+    taken = lab.run("--dry-run", changes=wanted | {"data": wanted["data"] | {"pack": {"source": str(other)}}})
+    assert taken.code == 0 and "data.pack.source was not looked at: " in taken.out
+    assert tree_of(flowers.parent / "shards") == shards
+
+
+@pytest.mark.parametrize(
+    ("swap", "pack", "said"),
+    [
+        (True, {}, "holds the split 'val', and this experiment wants train"),
+        (False, {"kind": "tar"}, "was packed with kind imagefolder, and this experiment wants tar"),
+        (False, {"mean_std": True}, "was packed without mean_std"),
+        (False, {"order": "source"}, "was packed with order mixed"),
+    ],
+)
+def test_shards_of_something_else_are_refused(
+    lab: Lab, flowers: Path, swap: bool, pack: dict[str, Any], said: str
+) -> None:
+    first = changes(flowers)["data"]
+    for goal in goals(Data.model_validate({key: first[key] for key in ("train", "test", "pack")})):
+        with open_collections(goal.source, split="train" if goal.split == "train" else "val") as (found,):
+            write_set(found, goal.dest, workers=0)
+    again = changes(flowers, **pack)
+    if swap:
+        data = again["data"]
+        data["train"], data["test"] = data["test"], data["train"]
+    assert said in lab.run("--dry-run", changes=again).error()
+
+
+def test_an_experiment_may_measure_its_own_mean(lab: Lab, flowers: Path) -> None:
+    wanted = changes(flowers, short_side=40, small="jpeg", mean_std=True)
+    lab.done(changes=wanted)
+    train, test = read_manifest(wanted["data"]["train"]), read_manifest(wanted["data"]["test"])
+    assert train.mean is not None and train.std is not None and test.mean is None
+    assert train.packing is not None and train.packing.small == "jpeg"
+    assert "was packed with small jpeg" in lab.run(changes=changes(flowers, short_side=40)).error()
+
+
+def test_one_source_is_listed_once(lab: Lab, flowers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+
+    @contextmanager
+    def counted(uri: str, **options: Any) -> Iterator[Any]:
+        listed.append(uri)
+        with open_collections(uri, **options) as collections:
+            yield collections
+
+    monkeypatch.setattr("kdray.data.pack.collection.open_collections", counted)
+    assert lab.run("--dry-run", changes=changes(flowers)).code == 0
+    assert listed == [str(flowers)]
+    lab.done(changes=changes(flowers))
+    assert listed == [str(flowers)] * 2
 
 
 def test_too_many_bad_images_stop_it(lab: Lab, flowers: Path) -> None:
