@@ -18,6 +18,7 @@ from kdray.data.decode import BadImage
 from kdray.data.layout import BadFile, Manifest, Packing, ShardColumns
 from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import to_json
+from kdray.data.pack.apart import check_apart
 from kdray.data.pack.collection import BadItem, Collection
 from kdray.data.pack.destination import FRESH, Destination
 from kdray.data.pack.options import PackOptions, encoder, identity
@@ -70,7 +71,7 @@ def pack(
     """
     options = options or PackOptions()
     destination = Destination(parse(dest_uri).uri)
-    _check_apart(collection, destination)
+    check_apart(collection, destination.uri)
     cleared = fresh and destination.clear()
     digest = identity(collection, options)
     try:
@@ -100,7 +101,7 @@ def plan_packing(collection: Collection, dest_uri: str, options: PackOptions) ->
         DataError, StoreError: as `pack`.
     """
     destination = Destination(parse(dest_uri).uri)
-    _check_apart(collection, destination)
+    check_apart(collection, destination.uri)
     digest = identity(collection, options)
     standing = destination.standing(digest)
     if standing is not None and "packing" in standing:
@@ -250,11 +251,3 @@ def _manifest(job: Job, parts: list[Part]) -> Manifest:
             reencoded=sum(part.reencoded for part in parts),
         ),
     )
-
-
-def _check_apart(collection: Collection, destination: Destination) -> None:
-    """Refuse to pack into the source: the next listing would find the shards in it."""
-    source, dest = parse(collection.uri).uri.rstrip("/"), destination.uri.rstrip("/")
-    if dest == source or dest.startswith(f"{source}/"):
-        fix = "Pack into a folder outside of it, or the shards would become part of the source"
-        raise DataError("lies inside the source", where=dest, fix=fix)
