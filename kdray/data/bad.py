@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
+
+import numpy as np
 
 from kdray.data.manifest import Manifest
 from kdray.errors import DataError
@@ -11,6 +14,7 @@ from kdray.errors import DataError
 log = logging.getLogger(__name__)
 
 _NAMED = 5
+_BLOCK = 16  # rows of a batch among which a bad one's stand-in is sought
 
 
 class BadImages:
@@ -61,3 +65,17 @@ class BadImages:
         first = sorted(self._rows)[:_NAMED]
         said = ", ".join(f"{self._manifest.position(row)} ({self._rows[row]})" for row in first)
         return said + (", ..." if len(self._rows) > _NAMED else "")
+
+
+def stand_ins(good: np.ndarray) -> np.ndarray:
+    """Which row of a worker's part of a batch stands at each place, int64 [..., b], for `good` bool [..., b].
+
+    A bad row's place is taken by the first good one of its block of 16 rows of the global batch, so that the batch is
+    the same for any number of workers whose parts are whole blocks; where a block has none, by the first of the part.
+    """
+    rows = good.shape[-1]
+    block = math.gcd(rows, _BLOCK)
+    blocks = good.reshape(*good.shape[:-1], rows // block, block)
+    first = blocks.argmax(-1) + np.arange(0, rows, block)
+    first = np.where(blocks.any(-1), first, good.argmax(-1)[..., None])
+    return np.where(good, np.arange(rows), np.repeat(first, block, axis=-1))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
+from kdray.data.bad import stand_ins
 from kdray.data.batch import Batch
 from kdray.data.chunks import Chunk, Recipe, nothing_decodes, sizes_differ
 
@@ -50,20 +51,20 @@ def _join(parts: list[Chunk], recipe: Recipe, pin: bool) -> Chunk:
 
 
 def fill_bad(chunk: Chunk, recipe: Recipe) -> None:
-    """Give the slots of rows that did not decode to the first good row of the batch, in place.
+    """Give the slots of rows that did not decode to good rows of the batch, in place; see `stand_ins`.
 
     Raises:
         DataError: no row of the batch decoded.
     """
-    bad = np.array([i for i, reason in enumerate(chunk.reasons) if reason], dtype=np.int64)
-    if not len(bad):
+    good = np.array([not reason for reason in chunk.reasons], dtype=bool)
+    if good.all():
         return
-    good = next((i for i, reason in enumerate(chunk.reasons) if not reason), None)
-    if good is None:
+    if not good.any():
         raise nothing_decodes(recipe, chunk)
-    chunk.images[:, bad] = chunk.images[:, good : good + 1]
+    bad, instead = np.flatnonzero(~good), stand_ins(good)[~good]
+    chunk.images[:, bad] = chunk.images[:, instead]
     for column in (chunk.labels, chunk.ids, chunk.index):
-        column[bad] = column[good]
+        column[bad] = column[instead]
 
 
 def to_batch(chunk: Chunk, device: torch.device) -> Batch:

@@ -15,14 +15,14 @@ import numpy as np
 import ray
 
 from kdray.data.chunks import Chunk, Recipe
-from kdray.data.ray_pool import Pool, Sent, unpacked
-from kdray.errors import KdrayError
+from kdray.data.ray_pool import START_TIMEOUT_S, TOLD_EVERY_S, Pool, Sent, unpacked
+from kdray.errors import ClusterError, KdrayError
 
 log = logging.getLogger(__name__)
 
 _FIRST_ROWS = 64  # of the first pieces: the loop should not wait for hundreds of images
 _GUESSED_BYTES = 3 * 224 * 224  # of a decoded view, until the first one is there
-_STORE_SHARE = 0.4  # of the cluster's object store, for the lines of all ranks together
+_STORE_SHARE = 0.2  # of the cluster's object store, for the lines of all ranks; training's and validation's at once
 
 
 class Pace:
@@ -122,7 +122,7 @@ class RayLine:
                 if after is not None and self.all_sent:
                     while not after.all_sent and self.pending + after.pending < self._pace.ahead:
                         after.send(self._busy() + after._busy())
-                chunk = unpacked(ray.get(self._pending[0][0]))
+                chunk = unpacked(_got(self._pending[0][0]))
                 self._pending.popleft()
                 self._pace.measure(chunk)
                 yield chunk
@@ -154,6 +154,28 @@ class RayLine:
 
     def _reader(self, span: int) -> Any:
         return self._pool.readers[span % len(self._pool.readers)]
+
+
+def _got(ref: Any) -> Any:
+    """What `ref` stands for. An actor that was lost is started again where there is room for it; where there is none
+    Ray would wait in silence, for ever.
+
+    Raises:
+        ClusterError: nothing came for `START_TIMEOUT_S`.
+    """
+    for waited in range(0, int(START_TIMEOUT_S), int(TOLD_EVERY_S)):
+        if waited:
+            log.warning(
+                "no images for %d s: a process that decodes is slow, or waits for a CPU since it was lost", waited
+            )
+        done, _ = ray.wait([ref], timeout=TOLD_EVERY_S, fetch_local=False)
+        if done:
+            return ray.get(ref)
+    raise ClusterError(
+        f"no images came for {START_TIMEOUT_S:g} s",
+        where="cluster",
+        fix="Look whether the cluster lost a node; the same command goes on from the last checkpoint",
+    )
 
 
 def own_error(error: BaseException) -> BaseException:

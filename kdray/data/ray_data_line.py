@@ -29,7 +29,7 @@ _READS = 2  # windows that are read at the same time
 # Parts of a task's CPU; see `ray_pool`. All reads and a decode task fit on one CPU together, so that neither can keep
 # the other out.
 _READ_SHARE, _DECODE_SHARE = 0.02, 0.95
-_STORE_SHARE = 0.4  # of the cluster's object store, for the pipelines of all ranks together
+_STORE_SHARE = 0.4  # of the cluster's object store, for the pipelines of all ranks; one runs at a time
 _BUILDING = threading.Lock()  # a dataset takes over the context that is current in the whole process
 
 

@@ -7,7 +7,10 @@ only ever carries the pieces that are on their way.
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +25,15 @@ from kdray.data.decode import decode
 from kdray.data.reader import Rows, read_rows
 from kdray.errors import ClusterError, DataError
 
+log = logging.getLogger(__name__)
+
 # Parts of a CPU. Reading waits for storage most of its time, yet asks for something, or Ray would place it on a head
 # node that is kept free.
 _READ_SHARE, _DECODE_SHARE = 0.02, 0.95
 _DECODERS_PER_READER = 8  # a reader hands on the images of twice as many
-FREE_CPU_TIMEOUT_S = 60.0
+# A cluster that grows on demand is asked for a node by the wait itself, and a node may take minutes to boot.
+FREE_CPU_TIMEOUT_S = 600.0
+TOLD_EVERY_S = 60.0
 START_TIMEOUT_S = 600.0
 _KEPT = 8  # recipes that an actor remembers: of the epochs and splits that are under way
 _BLANK = 512  # pixels a side of the image that a decoder is warmed up with
@@ -164,10 +171,10 @@ class Pool:
     """
 
     def __init__(self, data_cpus: float | None) -> None:
-        each = min(1.0, data_cpus) if data_cpus else 1.0
-        check_free_cpus(each, FREE_CPU_TIMEOUT_S)
-        cpus = data_cpus or ray.available_resources().get("CPU", 1.0)
-        count = max(1, int(cpus + 0.1))
+        check_free_cpus(min(1.0, data_cpus or 1.0), FREE_CPU_TIMEOUT_S)
+        cpus = data_cpus or float(max(1, int(ray.available_resources().get("CPU", 1.0))))
+        count = max(1, math.ceil(cpus - 0.1))
+        each = cpus / count if cpus < count else 1.0
         readers = -(-count // _DECODERS_PER_READER)
         # A lost node is no reason to stop; an image that kills every process that decodes it is.
         again = {"max_restarts": -1, "max_task_retries": 3}
@@ -176,6 +183,7 @@ class Pool:
         self.readers: list[Any] = [reader.remote() for _ in range(readers)]
         self.decoders: list[Any] = [decoder.remote() for _ in range(count)]
         self._starting = {actor.decoded.remote(): actor for actor in self.decoders}
+        self._readers_starting = [actor.held.remote() for actor in self.readers]
         self._ready: list[Any] = []
         self._lock = threading.Lock()
 
@@ -195,9 +203,16 @@ class Pool:
                 wait = 0.0 if self._ready else START_TIMEOUT_S
                 done, _ = ray.wait(list(self._starting), num_returns=1, timeout=wait)
                 self._ready += [self._starting.pop(ref) for ref in done]
+            if self._readers_starting and self._ready:
+                done, waiting = ray.wait(
+                    self._readers_starting, num_returns=len(self._readers_starting), timeout=START_TIMEOUT_S
+                )
+                self._readers_starting = []
+                if waiting:
+                    self._ready = []
             if not self._ready:
                 raise ClusterError(
-                    f"no process for decoding started in {START_TIMEOUT_S:g} s",
+                    f"no process for reading or decoding started in {START_TIMEOUT_S:g} s",
                     where="cluster",
                     fix="Look into Ray's logs, or set data.mode: resident",
                 )
@@ -246,12 +261,16 @@ def check_free_cpus(cpus: float, timeout_s: float) -> None:
     Raises:
         ClusterError: none came free within `timeout_s`.
     """
-    if ray.available_resources().get("CPU", 0.0) >= cpus:
+    alone = sum(bool(node["Alive"]) for node in ray.nodes()) == 1  # what is free elsewhere may be free in crumbs
+    if alone and ray.available_resources().get("CPU", 0.0) >= cpus:
         return
     probe = ray.remote(_nothing).options(num_cpus=cpus, scheduling_strategy="SPREAD").remote()
-    done, _ = ray.wait([probe], timeout=timeout_s)
-    if done:
-        return
+    began = time.monotonic()
+    while (left := timeout_s - (time.monotonic() - began)) > 0:
+        done, _ = ray.wait([probe], timeout=min(left, TOLD_EVERY_S))
+        if done:
+            return
+        log.warning("waiting for %g free CPU to read and decode on (at most %.0f s more)", cpus, left)
     ray.cancel(probe)
     total, free = (resources().get("CPU", 0.0) for resources in (ray.cluster_resources, ray.available_resources))
     raise ClusterError(

@@ -225,7 +225,10 @@ def _read(manifest: Manifest, shard: int, row_group: int | None, columns: Sequen
 
 
 def _missing(uri: str) -> DataError:
-    return DataError("is missing", where=uri, fix="Copy the set again, whole")
+    fix = "Copy the set again, whole"
+    if "://" not in uri:
+        fix += "; on a cluster of several machines use a folder that all of them share, or object storage"
+    return DataError("is missing", where=uri, fix=fix)
 
 
 def _one_line(exc: BaseException) -> str:

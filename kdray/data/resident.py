@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kdray.data.augment import build_augment, build_transform
-from kdray.data.bad import BadImages
+from kdray.data.bad import BadImages, stand_ins
 from kdray.data.batch import Batch
 from kdray.data.batching import batches, to_batch
 from kdray.data.chunks import Chunk, Recipe, build_chunk, nothing_decodes
@@ -77,7 +77,7 @@ class ResidentTrainFeed:
         return self._gathered(at, recipe) if self._store is not None else self._augmented(at, recipe)
 
     def _replace_bad(self, at: np.ndarray) -> np.ndarray:
-        """Positions [steps, b] with those of bad images set to the first good one of their batch."""
+        """Positions [steps, b] with good ones in the place of those of bad images; see `stand_ins`."""
         good = self._images.good[at]
         if good.all():
             return at
@@ -86,8 +86,7 @@ class ResidentTrainFeed:
             reasons = [images.bad[int(row)] for row in images.index[lost]]
             chunk = Chunk(np.empty(0), images.labels[lost], images.ids[lost], images.index[lost], reasons)
             raise nothing_decodes(self._recipe, chunk)
-        first = np.take_along_axis(at, good.argmax(axis=1)[:, None], axis=1)
-        return np.where(good, at, first)
+        return np.take_along_axis(at, stand_ins(good), axis=1)
 
     def _gathered(self, at: np.ndarray, recipe: Recipe) -> Iterator[Batch]:
         assert self._store is not None

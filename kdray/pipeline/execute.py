@@ -119,7 +119,8 @@ def _run_stage(plan: Plan, stage: Stage, listener: Listener) -> dict[str, Any]:
     check_gpus(wanted)
     resources = ray.cluster_resources()
     cluster = with_gpus(wanted, resources.get("GPU", 0.0))
-    shares = shares_here(cluster, resources.get("CPU", 0.0), plan.stream)
+    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    shares = shares_here(cluster, resources.get("CPU", 0.0), plan.stream, largest or None)
     return run_on_ray(with_shares(stage.spec, shares, use_ray=True), cluster, shares, listener)
 
 

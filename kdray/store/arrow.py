@@ -5,22 +5,40 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from kdray.store.local import replacing
 from kdray.store.part import Part
 from kdray.store.retry import retrying
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _tried_again(doing: str) -> Callable[[Method], Method]:
+    """Retry a method whose first argument is the path: each may be done twice without harm."""
+
+    def wrap(method: Method) -> Method:
+        @functools.wraps(method)
+        def call(self: ArrowObjects, path: str, *more: Any) -> Any:
+            return retrying(lambda: method(self, path, *more), f"gs://{path}", doing)
+
+        return cast(Method, call)
+
+    return wrap
+
 
 class ArrowObjects:
     """Paths are `bucket/key`; what goes wrong is pyarrow's `OSError`."""
 
+    @_tried_again("write")
     def write(self, path: str, data: bytes | memoryview) -> None:
         # All bytes are in hand before the object opens, so nothing can fail between opening and closing but the
         # upload itself, which then has no effect.
         with filesystem().open_output_stream(path, compression=None) as stream:
             stream.write(data)
 
+    @_tried_again("write")
     def write_file(self, path: str, source: str) -> None:
         import mmap
 
@@ -31,6 +49,7 @@ class ArrowObjects:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole, memoryview(whole) as view:
                 self.write(path, view)
 
+    @_tried_again("read")
     def read(self, path: str) -> bytes:
         with filesystem().open_input_file(path) as file:
             return file.readall()
@@ -44,6 +63,7 @@ class ArrowObjects:
 
         return retrying(read, f"gs://{path}", "read")
 
+    @_tried_again("read")
     def read_file(self, path: str, target: str) -> None:
         with (
             filesystem().open_input_stream(path, compression=None) as source,
@@ -52,11 +72,13 @@ class ArrowObjects:
             while block := source.read(8 << 20):
                 file.write(block)
 
+    @_tried_again("read")
     def exists(self, path: str) -> bool:
         import pyarrow.fs as fs
 
         return filesystem().get_file_info(path).type != fs.FileType.NotFound
 
+    @_tried_again("list")
     def list(self, path: str) -> list[str]:
         import pyarrow.fs as fs
 
@@ -64,6 +86,7 @@ class ArrowObjects:
         found = filesystem().get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
         return sorted({entry.path.removeprefix(f"{path}/").partition("/")[0] for entry in found} - {""})
 
+    @_tried_again("delete")
     def delete(self, path: str) -> None:
         import pyarrow.fs as fs
 

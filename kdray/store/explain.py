@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 from kdray.errors import StoreError
 
@@ -15,7 +16,8 @@ ELSEWHERE = "use another place"
 
 def endpoint() -> str:
     """The S3 endpoint of the environment, or "AWS"."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+    given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+    return re.sub(r"//[^/@]*@", "//", given)  # a name and password there would come into logs, and S3 knows none
 
 
 def explain(exc: BaseException, uri: str, doing: str) -> StoreError:

@@ -38,6 +38,8 @@ _ENVIRONMENT = (
     "AWS_SESSION_TOKEN",
     "AWS_CONFIG_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CA_BUNDLE",
+    "AWS_S3_ADDRESSING_STYLE",
 )
 CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 _lock = threading.RLock()
@@ -65,6 +67,20 @@ def filesystem(bucket: str) -> Any:
     """A `pyarrow.fs.S3FileSystem` for reading, at the same endpoint and in the bucket's region."""
     settings = environment()
     return _filesystem(settings, probe(settings, bucket))
+
+
+def addressing() -> str:
+    """How buckets are named at an endpoint that is not AWS: "path" (host/bucket) or "virtual" (bucket.host).
+
+    Raises:
+        StoreError: AWS_S3_ADDRESSING_STYLE is something else.
+    """
+    style = os.environ.get("AWS_S3_ADDRESSING_STYLE", "path").lower()
+    if style not in ("path", "virtual"):
+        raise StoreError(
+            f"{style!r} is no addressing style", where="AWS_S3_ADDRESSING_STYLE", fix="Use path or virtual"
+        )
+    return style
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +114,7 @@ def _clients(settings: tuple[str | None, ...]) -> Clients:
     extra: dict[str, Any] = {"max_pool_connections": 64}
     if at != "AWS":
         # Other servers often know neither the checksums that AWS made the default in 2025 nor buckets as host names.
-        extra["s3"] = {"addressing_style": "path"}
+        extra["s3"] = {"addressing_style": addressing()}
         for name in CHECKSUMS:
             extra[name.removeprefix("AWS_").lower()] = os.environ.get(name, "when_required").lower()
     made = [
@@ -172,6 +188,9 @@ def _filesystem(settings: tuple[str | None, ...], region: str) -> Any:
         return fs.S3FileSystem(retry_strategy=retries, **options)
     scheme, _, host = explain.endpoint().partition("://")
     options |= {"endpoint_override": host.rstrip("/"), "scheme": scheme}
+    options |= {"force_virtual_addressing": addressing() == "virtual"}
+    if scheme == "https" and os.environ.get("AWS_CA_BUNDLE"):
+        options |= {"tls_ca_file_path": os.environ["AWS_CA_BUNDLE"]}
     # The SDK under pyarrow takes these from the environment alone, when a client is made.
     unset = [name for name in CHECKSUMS if name not in os.environ]
     with _lock:

@@ -24,16 +24,20 @@ class Shares:
     data_cpus: float
 
 
-def share_cpus(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
+def share_cpus(cluster: Cluster, total_cpus: float, stream: bool, largest: float | None = None) -> Shares:
     """Divide `total_cpus` between the workers and, when data is streamed, the processes that feed them.
 
-    Ray would wait for a CPU silently, so a share is always left to them.
+    Ray would wait for a CPU silently, so a share is always left to them. A worker lives on one node, so it gets no more
+    CPUs than the `largest` one has (None: there is one).
 
     Raises:
         ClusterError: what the experiment asks for does not fit.
     """
     workers = cluster.workers
     wanted_data = cluster.data_cpus if cluster.data_cpus is not None else max(1.0, total_cpus // 4)
+    if stream and wanted_data <= 0:
+        fix = "Raise it or leave it out, or set data.mode: resident"
+        raise ClusterError("data that is streamed needs CPUs", where="cluster.data_cpus", fix=fix)
     data = wanted_data if stream else 0.0
     worker = cluster.cpus_per_worker
     if worker is None:
@@ -43,7 +47,7 @@ def share_cpus(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
                 where="cluster.workers",
                 fix="Lower it, or say that it is meant: cluster.cpus_per_worker: 0.5",
             )
-        worker = (total_cpus - data) / workers
+        worker = min((total_cpus - data) / workers, largest or total_cpus)
         worker = float(int(worker)) if worker >= 1 else round(worker, 2)
     if worker <= 0 or workers * worker + data > total_cpus + 1e-6:
         need = f"{workers} workers x {worker:g} CPU" + (f" + {data:g} CPU for data" if stream else "")
@@ -56,7 +60,7 @@ def share_cpus(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
     return Shares(worker, data / workers)
 
 
-def shares_here(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
+def shares_here(cluster: Cluster, total_cpus: float, stream: bool, largest: float | None = None) -> Shares:
     """As `share_cpus`, for the cluster that was joined or started.
 
     A cluster that was joined may be small now and grow when it is asked: there what does not fit is asked for all the
@@ -66,9 +70,9 @@ def shares_here(cluster: Cluster, total_cpus: float, stream: bool) -> Shares:
         ClusterError: this machine cannot hold what the experiment asks for.
     """
     try:
-        return share_cpus(cluster, total_cpus, stream)
+        return share_cpus(cluster, total_cpus, stream, largest)
     except ClusterError as error:
-        if cluster_address(cluster) is None:
+        if cluster_address(cluster) is None or error.where == "cluster.data_cpus":
             raise
         log.warning("%s now; waiting for the cluster to grow", error.problem)
         return Shares(cluster.cpus_per_worker or 1.0, (cluster.data_cpus or float(cluster.workers)) / cluster.workers)

@@ -37,10 +37,12 @@ JOINED = {
 STORAGE_SETTINGS = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
+    "AWS_S3_ADDRESSING_STYLE",
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "STORAGE_EMULATOR_HOST",
 )
 STORAGE_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
@@ -75,6 +77,8 @@ def storage_credentials() -> Callable[[], None] | None:
         return None
 
     def set_storage_credentials() -> None:
+        for name in STORAGE_CREDENTIALS:  # a node's own token does not go with keys that are lent
+            os.environ.pop(name, None)
         os.environ.update(keys)
 
     return set_storage_credentials

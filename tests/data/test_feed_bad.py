@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
+from kdray.data.bad import stand_ins
 from kdray.errors import DataError
 from kdray.experiment import LabelNoise
 
@@ -15,7 +18,7 @@ from .small import PER_CLASS, identical, squares
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("augment", [CIFAR, IMAGENET], ids=["gathered", "augmented"])
-def test_a_bad_image_gives_its_slot_to_the_first_good_one_of_its_batch(small, spoiled, mode, augment) -> None:
+def test_a_bad_image_gives_its_slot_to_the_first_good_one_of_its_block(small, spoiled, mode, augment) -> None:
     options = {"views": 2, "rank": 1, "world": 2, "shuffle_window_bytes": 10**9}
     clean = feed(small, mode, augment, **options)
     fed = feed(spoiled, mode, augment, max_bad_fraction=0.5, **options)
@@ -23,8 +26,10 @@ def test_a_bad_image_gives_its_slot_to_the_first_good_one_of_its_batch(small, sp
     for epoch in (0, 1, 2):
         for right, batch in zip(clean.epoch(epoch), fed.epoch(epoch), strict=True):
             rows = right.index.tolist()
-            good = next(i for i, row in enumerate(rows) if row not in BAD)
-            source = [good if row in BAD else i for i, row in enumerate(rows)]
+            good = [i for i, row in enumerate(rows) if row not in BAD]
+            block = math.gcd(len(rows), 16)
+            near = [next((j for j in good if j // block == i // block), good[0]) for i in range(len(rows))]
+            source = [near[i] if row in BAD else i for i, row in enumerate(rows)]
             met |= set(rows) & set(BAD)
             for name in ("index", "labels", "ids"):
                 assert getattr(batch, name).equal(getattr(right, name)[source])
@@ -103,3 +108,24 @@ def test_noise_without_its_labels_is_a_mistake(small) -> None:
     for options in ({"label_noise": NOISE}, {"labels": np.arange(N)}):
         with pytest.raises(ValueError, match="exactly where"):
             feed(small, "resident", **options)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_with_bad_images_too_any_number_of_workers_sees_the_same_batches(mode, tmp_path) -> None:
+    manifest = squares(tmp_path / "set", 330, bad=(3, 40, 41, 200, 201))
+
+    def rows(world: int) -> list[list[int]]:
+        settings = {"batch": 64, "world": world, "max_bad_fraction": 0.5}
+        parts = [list(feed(manifest, mode, rank=rank, **settings).epoch(1)) for rank in range(world)]
+        return [sorted(row for batch in step for row in batch.index.tolist()) for step in zip(*parts, strict=True)]
+
+    assert rows(1) == rows(2) == rows(4)
+
+
+def test_a_stand_in_is_of_the_same_block_where_there_is_one() -> None:
+    good = np.ones((2, 32), dtype=bool)
+    good[0, [0, 1, 20]] = False
+    good[1, 16:] = False
+    found = stand_ins(good)
+    assert found[0, [0, 1, 2, 20, 21]].tolist() == [2, 2, 2, 16, 21]
+    assert found[1].tolist() == [*range(16), *[0] * 16]
