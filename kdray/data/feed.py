@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from kdray.data.augment import output_size
 from kdray.data.batch import EvalFeed, TrainFeed
 from kdray.data.decode import BadImage, decode
 from kdray.data.manifest import Manifest
@@ -101,17 +102,22 @@ def eval_feed(
     from kdray.data.stream import StreamEvalFeed
 
     mine = rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
-    if will_stream(data, manifest, len(rows)):
+    if will_stream(data, manifest, len(rows), judged=True):
         return StreamEvalFeed(data, manifest, mine, len(rows), batch, world, torch.device(device), use_ray, data_cpus)
     return ResidentEvalFeed(data, manifest, mine, len(rows), batch, torch.device(device))
 
 
-def will_stream(data: Data, manifest: Manifest, rows: int | None = None) -> bool:
-    """Whether `data.mode` means stream for `rows` rows (None: all) of these shards: for auto, whether the decoded
-    images exceed `data.resident_limit_bytes`.
+def will_stream(data: Data, manifest: Manifest, rows: int | None = None, judged: bool = False) -> bool:
+    """Whether `data.mode` means stream for `rows` rows (None: all) of these shards: for auto, whether the images that
+    would be kept exceed `data.resident_limit_bytes`: decoded, and for evaluation (`judged`) also transformed.
     """
     if data.mode != "auto":
         return data.mode == "stream"
+    if judged:
+        side = output_size(data.eval_transform, None)
+        kept = 3 * (side or 0) ** 2 * (manifest.num_samples if rows is None else rows)
+        if kept > data.resident_limit_bytes:
+            return True
     share = 1.0 if rows is None else rows / max(1, manifest.num_samples)
     if manifest.image_bytes * share > data.resident_limit_bytes:
         return True  # decoded images are no smaller: nothing has to be read to know

@@ -110,7 +110,7 @@ class _Planning:
         planned: Mapping[str, str] = (earlier or {}).get("planned", {})
         sized = self._sized(members, shelf, planned, fresh)
         stream = any(
-            will_stream(member.experiment.data, split.manifest, len(split))
+            will_stream(member.experiment.data, split.manifest, len(split), judged=split is not member.dataset.train)
             for member in members
             for split in (member.dataset.train, member.dataset.validation, member.dataset.test)
             if split is not None

@@ -93,6 +93,11 @@ def test_auto_chooses_by_decoded_size(tmp_path) -> None:
     assert not will_stream(data(flat, resident_limit_bytes=decoded), flat)
     assert will_stream(data(flat, resident_limit_bytes=decoded - 1), flat)
     assert not will_stream(data(flat, resident_limit_bytes=decoded // 2), flat, rows=25)
+    enlarged = {"eval_transform": [{"resize": {"size": 64}}, {"center_crop": {"size": 64}}]}
+    kept = flat.num_samples * 64 * 64 * 3
+    assert will_stream(data(flat, resident_limit_bytes=kept - 1, **enlarged), flat, judged=True)
+    assert not will_stream(data(flat, resident_limit_bytes=kept, **enlarged), flat, judged=True)
+    assert not will_stream(data(flat, resident_limit_bytes=kept - 1, **enlarged), flat)
     assert will_stream(data(flat, resident_limit_bytes=10), flat)
     for limit, kind in ((decoded, "Resident"), (decoded - 1, "Stream")):
         made = (
