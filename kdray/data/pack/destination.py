@@ -12,10 +12,9 @@ import contextlib
 import json
 import logging
 import os
-import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +33,7 @@ PARTS = "manifest.json.parts"
 THREADS = 16
 TRIES = 5
 FRESH = "--fresh deletes it and starts over; or pack into another folder"
-_SHARD = re.compile(r"^.+-\d{5,}-of-\d{5,}\.parquet$")
+OTHER = "Delete it or pack into another folder"
 
 
 class _Finished(DataError):
@@ -69,21 +68,21 @@ class Destination:
             DataError: something else is there.
             StoreError: the storage fails.
         """
-        there = set(self.store.list()) - {PARTS}
+        there = visible(self.store.list()) - {PARTS}
         for name in (MANIFEST, WRITING):
             if name not in there:
                 continue
-            said = self._json(name)
+            said = self.said(name)
             if _identity(said) == identity:
                 return said
             whole = "a set that" if name == MANIFEST else "a packing that began and"
             problem = f"holds {whole} is not this source packed with these options"
-            raise DataError(problem, where=self.uri, fix=FRESH if self._is_packed(said) else _OTHER)
+            raise DataError(problem, where=self.uri, fix=FRESH if is_packed(said) else OTHER)
         if beside:
             there = {name for name in there if name.endswith(".parquet")}
         if there:
             some = ", ".join(sorted(there)[:3])
-            raise DataError(f"holds something else: {some}", where=self.uri, fix=_OTHER)
+            raise DataError(f"holds something else: {some}", where=self.uri, fix=OTHER)
         return None
 
     def begin(self, marker: dict[str, Any]) -> None:
@@ -93,7 +92,7 @@ class Destination:
     def check_ours(self, identity: str) -> None:
         """Raise where the marker of this packing no longer stands, or cannot be seen from here."""
         try:
-            said = self._json(WRITING)
+            said = self.said(WRITING)
         except StoreError:
             if self.is_finished(identity):
                 raise _Finished("is packed already", where=self.uri) from None
@@ -108,7 +107,7 @@ class Destination:
     def is_finished(self, identity: str) -> bool:
         """Whether the set is there, whole."""
         store = self.store
-        return store.exists(MANIFEST) and _identity(self._json(MANIFEST)) == identity
+        return store.exists(MANIFEST) and _identity(self.said(MANIFEST)) == identity
 
     def parts(self, plan: Plan, identity: str) -> dict[int, Part]:
         """Records of the shards that are there, by number; one that does not fit its shard is left out."""
@@ -178,35 +177,13 @@ class Destination:
             else:
                 return
 
-    def clear(self) -> bool:
-        """Delete what a packing left here, whole or not, and nothing else; False when there was none.
-
-        Raises:
-            DataError: what is there is no packing.
-        """
-        store = self.store
-        there = set(store.list())
-        if not there & {MANIFEST, WRITING}:
-            return False
-        for name in sorted(there & {MANIFEST, WRITING}):
-            if not self._is_packed(self._json(name)):
-                raise DataError("holds a set that was not packed by `kdray shard`", where=self.uri, fix=_OTHER)
-        if WRITING not in there:  # a half-deleted set must not look whole
-            store.write_json(WRITING, {"format": PACKING, "version": 1, "identity": "being deleted"})
-        store.delete(MANIFEST)
-        for name in sorted(there):
-            if _SHARD.match(name):
-                store.delete(name)
-        store.delete(PARTS)
-        store.delete(WRITING)
-        return True
-
-    def _json(self, name: str) -> dict[str, Any]:
+    def said(self, name: str) -> dict[str, Any]:
+        """What the manifest or the marker `name` holds; raises `DataError` where that is damaged."""
         try:
             said = self.store.read_json(name)
         except StoreError as exc:
             if isinstance(exc.__cause__, json.JSONDecodeError):
-                raise DataError("is damaged", where=f"{self.uri}/{name}", fix=_OTHER) from exc
+                raise DataError("is damaged", where=f"{self.uri}/{name}", fix=OTHER) from exc
             raise
         return said if isinstance(said, dict) else {}
 
@@ -217,12 +194,15 @@ class Destination:
         except (StoreError, KeyError, TypeError, ValueError):
             return None  # it is written again, with its shard
 
-    @staticmethod
-    def _is_packed(said: dict[str, Any]) -> bool:
-        return said.get("format") == PACKING or isinstance(said.get("packing"), dict)
+
+def visible(names: Iterable[str]) -> set[str]:
+    """The names that are not hidden, as `.DS_Store`; a Parquet file is read whatever its name is."""
+    return {name for name in names if not name.startswith(".") or name.endswith(".parquet")}
 
 
-_OTHER = "Delete it or pack into another folder"
+def is_packed(said: dict[str, Any]) -> bool:
+    """Whether a manifest or a marker is of `kdray shard`."""
+    return said.get("format") == PACKING or isinstance(said.get("packing"), dict)
 
 
 def record_name(plan: Plan, number: int) -> str:

@@ -19,6 +19,7 @@ from kdray.data.layout import BadFile, Manifest, Packing, ShardColumns
 from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import to_json
 from kdray.data.pack.apart import check_apart
+from kdray.data.pack.clearing import clear
 from kdray.data.pack.collection import BadItem, Collection
 from kdray.data.pack.destination import FRESH, Destination
 from kdray.data.pack.options import PackOptions, encoder, identity
@@ -72,7 +73,7 @@ def pack(
     options = options or PackOptions()
     destination = Destination(parse(dest_uri).uri)
     check_apart(collection, destination.uri)
-    cleared = fresh and destination.clear()
+    cleared = fresh and clear(destination)
     digest = identity(collection, options)
     try:
         standing = destination.standing(digest, beside=cleared)
