@@ -67,7 +67,7 @@ def find_shards(uri: str) -> Found:
         with explaining(place.uri, "read"):
             kind = files.get_file_info(place.path).type
         if kind == fs.FileType.NotFound:
-            raise DataError("does not exist", where=place.uri, fix="Check data.train, data.test and data.root")
+            raise DataError("does not exist", where=place.uri, fix="Check the path")
         if kind == fs.FileType.File:
             pattern = "".join(f"[{c}]" if c in "*?[" else c for c in last)
         else:

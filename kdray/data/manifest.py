@@ -57,7 +57,7 @@ def _from_footers(found: Found, footers: list[Footer], classes: int | None) -> M
     names = notes.names or next((footer.class_names for footer in footers if footer.class_names), None)
     shards = tuple(ShardInfo(f.name, f.rows, f.bytes, f.row_groups) for f in footers)
     if not sum(shard.rows for shard in shards):
-        raise DataError("the shards have no rows", where=found.uri, fix="Check data.train and data.test")
+        raise DataError("the shards have no rows", where=found.uri, fix="Name a set that has some")
     digest = hashlib.blake2b(digest_size=16)
     for footer in footers:
         digest.update(json.dumps([footer.name, footer.bytes, footer.rows, footer.digest]).encode())

@@ -17,6 +17,7 @@ from kdray.data.decode import BadImage, decode
 from kdray.data.footers import hugging_face_names, image_columns
 from kdray.data.layout import ShardColumns
 from kdray.data.pack.parts import Stopped
+from kdray.data.pack.statistics import Tally
 from kdray.data.remote import is_remote
 from kdray.data.shard_file import RowDigest
 from kdray.errors import DataError, StoreError
@@ -67,7 +68,7 @@ class Check:
 @dataclass
 class Checked:
     """What one shard holds; `ids` are its rows' ids (null where a row group does not read), None where it has none;
-    `more` problems are not told.
+    `image_bytes` and `tally` are of the images that decode; `more` problems are not told.
     """
 
     name: str
@@ -75,6 +76,8 @@ class Checked:
     rows: int = 0
     ids: pa.Array | None = None
     class_counts: Counter[int] = field(default_factory=Counter)
+    image_bytes: int = 0
+    tally: Tally = field(default_factory=Tally)
     problems: list[Problem] = field(default_factory=list)
     more: int = 0
 
@@ -210,9 +213,12 @@ def _check_group(
         data = image.as_buffer().to_pybytes()
         digest.add(data, -1 if label is None else label, key if isinstance(key, str | int | None) else str(key))
         try:
-            decode(data)
+            height, width = decode(data).shape[:2]
         except BadImage as exc:
             result.add(f"its image does not decode: {exc}", row, key)
+            continue
+        result.image_bytes += len(data)
+        result.tally.add((height, width))
     return digest.hexdigest()
 
 

@@ -14,10 +14,11 @@ from kdray.cli import Parser
 from kdray.data.layout import ColumnNames, Manifest, ShardColumns
 from kdray.data.manifest_json import MANIFEST, WRITING
 from kdray.data.pack.collection import Collection, open_collections
+from kdray.data.pack.listing import entries, kind_at
 from kdray.data.pack.options import MIB, PackOptions
 from kdray.data.pack.progress import showing, size_text
 from kdray.data.pack.verify import Verdict, verify
-from kdray.errors import ConfigError, Interrupted, nearest
+from kdray.errors import ConfigError, DataError, Interrupted, nearest
 from kdray.report.progress import terminable
 from kdray.store import Store
 
@@ -68,10 +69,17 @@ def verify_command(arguments: argparse.Namespace, console: Console) -> int:
     workers = arguments.workers
     if workers is None and "RAY_ADDRESS" not in os.environ:
         workers = 0  # reading again is not worth the start of a cluster
-    code = 0
-    for uri in sets_at(arguments.uri):
-        with showing(console) as view:
-            verdict = verify(uri, columns, workers=workers, progress=view)
+    code, uris = 0, sets_at(arguments.uri)
+    for uri in uris:
+        try:
+            with showing(console) as view:
+                verdict = verify(uri, columns, workers=workers, progress=view)
+        except DataError as error:
+            if len(uris) == 1:
+                raise
+            _say(console, str(error))  # an unfinished split says nothing about the others
+            code = 1
+            continue
         print_verdict(verdict, console, most=None if arguments.all else SHOWN)
         code = code if verdict.good else 1
     return code
@@ -85,23 +93,29 @@ def print_verdict(verdict: Verdict, console: Console, most: int | None) -> None:
     if verdict.found > len(shown):
         fix = "" if most is None else " (--all prints those that are told apart)"
         _say(console, f"  ... and {verdict.found - len(shown)} more{fix}")
-    classes = len(verdict.class_counts)
-    what = f"{verdict.rows} images of {classes} classes in {verdict.shards} shards, {size_text(verdict.bytes)}"
+    images, classes = counted(verdict.rows, "image"), counted(len(verdict.class_counts), "class", "classes")
+    what = f"{images} of {classes} in {counted(verdict.shards, 'shard')}, {size_text(verdict.bytes)}"
     if verdict.good:
         against = "as the manifest says, and all decode" if verdict.own else "all decode (there is no manifest)"
         _say(console, f"{verdict.uri}: well: {what}, {against}")
     else:
-        _say(console, f"{verdict.uri}: {verdict.found} problems in {what}")
+        _say(console, f"{verdict.uri}: {counted(verdict.found, 'problem')} in {what}")
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """ "1 shard", "2 shards"."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def sets_at(uri: str) -> list[str]:
     """The sets that a URI means: itself, or the folders of a source's splits in it."""
-    store = Store(uri)
-    names = [] if set("*?[") & set(uri.rpartition("/")[2]) else store.list()
-    if any(name.endswith(".parquet") or name in (MANIFEST, WRITING) for name in names):
+    if set("*?[") & set(uri.rpartition("/")[2]) or kind_at(uri) != "folder":
         return [uri]
-    splits = [name for name in names if {MANIFEST, WRITING} & set(store.list(name))]
-    return [store.path_uri(name) for name in splits] or [uri]
+    inside = entries(uri)
+    if any(name.endswith(".parquet") or name in (MANIFEST, WRITING) for name in inside):
+        return [uri]
+    folders = [Store(uri).path_uri(name) for name, entry in inside.items() if entry.folder]
+    return [folder for folder in folders if {MANIFEST, WRITING} & set(Store(folder).list())] or [uri]
 
 
 def destination(dest: str, collection: Collection) -> str:

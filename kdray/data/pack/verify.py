@@ -13,9 +13,11 @@ import pyarrow as pa
 
 from kdray.data.footers import Found, check_numbering, find_shards
 from kdray.data.layout import ColumnNames, ShardColumns
-from kdray.data.manifest_json import FORMAT, MANIFEST, WRITING
+from kdray.data.manifest_json import MANIFEST, WRITING
 from kdray.data.pack.check import Check, Checked, Expected, Problem, check_shard
+from kdray.data.pack.claims import contradictions, disproved, unknown
 from kdray.data.pack.execute import Progress
+from kdray.data.pack.statistics import Tally
 from kdray.data.pack.tasks import run_tasks
 from kdray.errors import DataError, StoreError
 from kdray.store import Store
@@ -48,12 +50,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Said:
-    """What the manifest says, as far as a check needs it; its shards that are not there are `missing`."""
+    """What is to be checked: `manifest` is what stands in a manifest.json that is kdray's, None without one; `whole`:
+    all of its set was named. `problems` are those that are seen before any shard is read.
+    """
 
     check: Check
     shards: list[Expected]
-    class_counts: tuple[int, ...] | None
     problems: list[Problem]
+    manifest: dict[str, Any] | None = None
+    whole: bool = False
 
 
 def verify(
@@ -61,7 +66,8 @@ def verify(
 ) -> Verdict:
     """Read every byte of the shards at `uri` again and say all that is wrong.
 
-    Of a set with a manifest: sizes, SHA-256 and rows of every shard, what row groups hold, classes and their counts.
+    Of a set with a manifest: sizes, SHA-256 and rows of every shard, what row groups hold, classes and their counts,
+    and all else in the manifest that can be known again.
     Of any set: Parquet structure, labels, ids, and that every image decodes.
 
     Args:
@@ -74,7 +80,7 @@ def verify(
     """
     found = find_shards(uri)
     said = _expectations(found, columns or ShardColumns())
-    verdict = Verdict(found.uri, said.class_counts is not None or said.check.num_classes is not None, len(said.shards))
+    verdict = Verdict(found.uri, said.manifest is not None, len(said.shards))
     verdict.problems += said.problems
     if progress is not None:
         rows = sum(sum(shard.row_groups or ()) for shard in said.shards)
@@ -94,8 +100,8 @@ def verify(
         verdict.problems += result.problems
         verdict.more += result.more
     _check_ids([results[shard.name] for shard in said.shards], verdict)
-    if said.class_counts is not None:
-        _check_counts(said, verdict)
+    if said.manifest is not None and said.whole:
+        _check_totals(said, said.manifest, [results[shard.name] for shard in said.shards], verdict)
     if progress is not None:
         progress.end(packed_already=False)
     return verdict
@@ -105,9 +111,9 @@ def _expectations(found: Found, columns: ColumnNames) -> _Said:
     if MANIFEST in found.others:
         try:
             said = Store(found.folder).read_json(MANIFEST)
-            if isinstance(said, dict) and said.get("format") == FORMAT:
-                return _from_manifest(found, said)
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            why = unknown(said)
+            return _from_manifest(found, said) if why is None else _foreign(found, columns, [Problem(MANIFEST, why)])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as exc:
             return _foreign(found, columns, [Problem(MANIFEST, f"is damaged: {exc!r}")])
         except StoreError as exc:
             if not isinstance(exc.__cause__, ValueError):
@@ -120,7 +126,8 @@ def _expectations(found: Found, columns: ColumnNames) -> _Said:
 
 
 def _from_manifest(found: Found, said: dict[str, Any]) -> _Said:
-    sizes, problems = dict(found.files), []
+    sizes = dict(found.files)
+    problems = [Problem(MANIFEST, text) for text in contradictions(said)]
     shards = []
     for shard in said["shards"]:
         name = str(shard["name"])
@@ -135,8 +142,7 @@ def _from_manifest(found: Found, said: dict[str, Any]) -> _Said:
     problems += [Problem(name, f"is not in {MANIFEST}") for name in strangers]
     names = tuple(said["classes"]) if said["classes"] else None
     check = Check(found.folder, ShardColumns(**said["columns"]), int(said["num_classes"]), names)
-    whole = said["class_counts"] and not found.picked
-    return _Said(check, shards, tuple(said["class_counts"]) if whole else None, problems)
+    return _Said(check, shards, problems, said, not found.picked)
 
 
 def _foreign(found: Found, columns: ColumnNames, problems: list[Problem]) -> _Said:
@@ -146,7 +152,7 @@ def _foreign(found: Found, columns: ColumnNames, problems: list[Problem]) -> _Sa
         except DataError as exc:
             problems.append(Problem(found.folder, exc.problem))
     names = ShardColumns(columns.image, columns.label, columns.id)
-    return _Said(Check(found.folder, names), [Expected(*file) for file in found.files], None, problems)
+    return _Said(Check(found.folder, names), [Expected(*file) for file in found.files], problems)
 
 
 def _check_ids(results: list[Checked], verdict: Verdict) -> None:
@@ -172,13 +178,25 @@ def _check_ids(results: list[Checked], verdict: Verdict) -> None:
     verdict.more += max(0, len(again) - _DUPLICATES)
 
 
-def _check_counts(said: _Said, verdict: Verdict) -> None:
-    """Compare the rows of each class with the manifest's."""
+def _check_totals(said: _Said, manifest: dict[str, Any], results: list[Checked], verdict: Verdict) -> None:
+    """Compare what the manifest says of the whole set with what all shards hold."""
     names = said.check.class_names
-    for label, wrote in enumerate(said.class_counts or ()):
+    for label, wrote in enumerate(manifest["class_counts"] or ()):
         there = verdict.class_counts[label]
         if there != wrote:
-            name = f" ({names[label]})" if names else ""
+            name = f" ({names[label]})" if names and label < len(names) else ""
             verdict.problems.append(
                 Problem(MANIFEST, f"class {label}{name} has {there} rows, and {wrote} were written")
             )
+    if any(result.problems for result in results) or len(said.shards) != len(manifest["shards"]):
+        return  # what is summed up over damaged rows is another sum, and says nothing more
+    tally, ids = Tally(), set[str]()
+    for result in results:
+        tally.merge(result.tally)
+        if manifest.get("bad_files") and result.ids is not None:
+            ids.update(map(str, result.ids.to_pylist()))
+    try:
+        wrong = disproved(manifest, sum(result.image_bytes for result in results), tally, ids)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        wrong = [f"is damaged: {exc!r}"]
+    verdict.problems += [Problem(MANIFEST, text) for text in wrong]

@@ -15,7 +15,7 @@ import yaml
 
 from kdray.cli import main
 from kdray.data.manifest import read_manifest
-from kdray.data.manifest_json import MANIFEST
+from kdray.data.manifest_json import MANIFEST, WRITING
 from kdray.data.pack.command import data_lines
 from kdray.experiment import Data
 from tests.cluster.command import REPOSITORY, Process, running
@@ -73,6 +73,29 @@ def test_pack_and_verify(source: Path, tmp_path: Path, capsys: Text) -> None:
     assert shard("verify", dest) == 1
     out = capsys.readouterr().out
     assert f"{path.name}: has " in out and "problems in" in out
+
+
+def test_verify_looks_at_every_split(source: Path, tmp_path: Path, capsys: Text) -> None:
+    dest = tmp_path / "set"
+    assert shard(source, dest, "--workers", 0) == 0
+    (dest / "README.md").write_text("about it")
+    shutil.copytree(dest / "val", dest / ".trash" / "val")
+    (dest / ".trash" / MANIFEST).write_text("{")
+    capsys.readouterr()
+    assert shard("verify", dest) == 0
+    assert capsys.readouterr().out.count(": well: ") == 2
+    (dest / "train" / MANIFEST).rename(dest / "train" / WRITING)
+    assert shard("verify", dest) == 1
+    done = capsys.readouterr()
+    assert f"{dest / 'train'}: holds a set whose writing was cut off" in done.out
+    assert f"{dest / 'val'}: well: 15 images of 3 classes in 1 shard," in done.out and not done.err
+    assert shard("verify", dest / "train") == 2
+    assert "cut off" in capsys.readouterr().err
+
+
+def test_verify_of_nothing(tmp_path: Path, capsys: Text) -> None:
+    assert shard("verify", tmp_path / "nowhere") == 2
+    assert capsys.readouterr().err == f"kdray: {tmp_path / 'nowhere'}: does not exist. Check the path\n"
 
 
 def test_one_split_goes_to_its_folder(source: Path, tmp_path: Path) -> None:
