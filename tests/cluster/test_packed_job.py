@@ -76,6 +76,14 @@ def driver_of(name: str) -> int:
     return pid
 
 
+def data_actors(head: Head) -> list[str]:
+    """Reading and decoding processes that run on the cluster."""
+    table = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    mine = set(head.process.descendants())
+    processes = [line.split(None, 1) for line in table.splitlines()]
+    return [title for pid, title in processes if int(pid) in mine and title.startswith(("ray::Decoder", "ray::Reader"))]
+
+
 def test_images_to_s3_to_a_student_through_a_killed_job(
     head: Head, clean_env: dict[str, str], real_s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +104,7 @@ def test_images_to_s3_to_a_student_through_a_killed_job(
     with running(Process(submit, folder, env, tmp_path / "first.log")) as job:
         slow = folder / "slow"
         job.wait_for(lambda: slow.exists() and slow.read_text(), "the middle of the second epoch")
+        assert data_actors(head), "it streams"
         os.kill(driver_of("flowers.yaml"), signal.SIGKILL)
         assert job.wait() != 0
         first = job.output
@@ -109,6 +118,7 @@ def test_images_to_s3_to_a_student_through_a_killed_job(
         (folder / "go").touch()
         assert job.wait() == 0, job.output
         assert "packing" not in job.output and "goes on from step" in job.output
+    head.process.wait_for(lambda: not data_actors(head), "the end of both jobs' data actors")
     store = Store(storage)
     (name,) = store.list("artifacts")
     artifact = store.sub(f"artifacts/{name}")
