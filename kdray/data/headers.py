@@ -37,6 +37,15 @@ def read_header(data: bytes, thorough: bool = False) -> Header | None:
 
     `thorough` searches the pixels of every JPEG for markers, which takes 3 % of the time of decoding them.
     """
+    try:
+        return _header(data, thorough)
+    except MemoryError:
+        raise
+    except Exception:  # a damaged file that was not thought of here is Pillow's to judge; it must not end a run
+        return None
+
+
+def _header(data: bytes, thorough: bool) -> Header | None:
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data, thorough)
     if data[:8] == _PNG:
@@ -62,8 +71,8 @@ def _jpeg(data: bytes, thorough: bool) -> Header | None:
             thorough = thorough or marker > _BASELINE
         elif marker == _SCAN:
             scans += 1
-            if not thorough and data[at + 4] == channels:  # all pixels in one go: what is missing is at their end
-                after, read_on = max(after, end - 2), True
+            if not thorough and at + 4 < end and data[at + 4] == channels:
+                after, read_on = max(after, end - 2), True  # all pixels in one go: what is missing is at their end
             else:
                 ends = _scan_ends(data) if scans == 1 else ends
                 later = np.searchsorted(ends, after)
