@@ -14,8 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from kdray.data.decode import decode
+from kdray.data.decode import BadImage, decode
 from kdray.data.pack.options import PackOptions
+
+_LONGEST = 65_500  # that libjpeg writes
 
 
 class Prepared(NamedTuple):
@@ -31,7 +33,7 @@ def prepare(data: bytes, options: PackOptions) -> Prepared:
     """Check the encoded image `data` and make of it what is stored.
 
     Raises:
-        BadImage: it does not decode.
+        BadImage: it does not decode, or what is to be stored is too long for a JPEG.
     """
     pixels = decode(data)
     height, width = pixels.shape[:2]
@@ -40,6 +42,8 @@ def prepare(data: bytes, options: PackOptions) -> Prepared:
     size = target_size(height, width, options.short_side)
     if size == (height, width) and (options.small == "keep" or is_jpeg(data)):
         return Prepared(data, size, pixels, False)
+    if max(size) > _LONGEST:
+        raise BadImage(f"{size[1]} x {size[0]} pixels, and a JPEG has at most {_LONGEST} a side")
     return Prepared(encode(pixels, size, options.quality), size, None, True)
 
 
