@@ -15,7 +15,8 @@ _BASELINE, _SCAN, _RESTARTS = 0xC1, 0xDA, 0xDD
 _SEGMENTS = frozenset({0xC4, 0xC8, 0xCC, *range(0xDB, 0xFF)})  # whose length follows
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOURS = (0, 2, 3, 4, 6)  # grey, RGB, palette, grey with alpha, RGB with alpha
-_PNG_SPECIAL = (b"tRNS", b"acTL", b"gAMA", b"iCCP", b"cICP")  # transparency, animation, gamma: decoders differ on them
+# Transparency, animation, gamma: decoders differ on them. Packed texts: Pillow limits what they unpack to, libpng not.
+_PNG_SPECIAL = frozenset(b"tRNS acTL fcTL fdAT gAMA iCCP cICP zTXt iTXt".split())
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def _jpeg(data: bytes, thorough: bool) -> Header | None:
                 after = int(ends[later]) if later < len(ends) else end
         elif marker == _RESTARTS:
             thorough = True
+        elif marker == 0xFF:  # before a marker any number of these may stand
+            after = at + 1
         elif marker not in _SEGMENTS:
             break
         at = after

@@ -3,7 +3,7 @@
 Images are made smaller as torchvision's `Resize(short_side, antialias=True)` does it: bilinear with a support that
 grows with the factor, the longer side cut to whole pixels. So the usual evaluation transform, Resize and CenterCrop,
 gives on the packed image what it gives on the original, but for the loss of the JPEG. Pillow's LANCZOS is sharper and
-rings; its BOX leaves more aliasing. An EXIF orientation is ignored here as it is by the decoder, and does not survive.
+rings; its BOX leaves more aliasing. An EXIF orientation counts as little here as to the decoder, and does not survive.
 """
 
 from __future__ import annotations
