@@ -80,6 +80,7 @@ def test_a_bomb_is_refused(here: Path, recwarn: pytest.WarningsRecorder) -> None
     assert "row 1 (10000 x 10000 pixels, more than 67108864)" in shown("set")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest has filters of its own
 def test_bombs_do_not_hide_what_else_is_bad(here: Path) -> None:
     images = photos(40, size=(64, 48))
     bombs = dict.fromkeys((5, 9, 37), b"P6 13000 13000 255\n" + bytes(64))
