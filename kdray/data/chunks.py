@@ -32,7 +32,8 @@ class Recipe:
 @dataclass
 class Chunk:
     """n rows in V views: `images` uint8 [V, n, H, W, 3]; `labels`, `ids`, `index` int64 [n]; `reasons` says why a row
-    did not decode, "" where it did. Pixels of bad rows are zeros; H = W = 0 where all rows are bad.
+    did not decode or would become too large, "" where it is good. Pixels of bad rows are zeros; H = W = 0 where all
+    rows are bad.
     """
 
     images: np.ndarray
@@ -88,13 +89,13 @@ def build_chunk(
     def one(i: int) -> list[Shape] | str:
         try:
             image = pixels(i)
+            made = [recipe.augment.apply(image, draws[view][i], view) for view in views]
         except BadImage as error:
             return str(error) or "does not decode"
-        try:
-            return [pixels_of.put(view, i, recipe.augment.apply(image, draws[view][i], view)) for view in views]
         except DataError as error:
             where = f"{recipe.augment.where}: {error.where} on {recipe.manifest.position(int(index[i]))}"
             raise DataError(error.problem, where=where, fix=error.fix) from error
+        return [pixels_of.put(view, i, image) for view, image in enumerate(made)]  # of a good row only: see `_Pixels`
 
     done = list(mapper(one, range(len(labels))))
     shapes = [(i, shape) for i, result in enumerate(done) if not isinstance(result, str) for shape in result]
@@ -112,8 +113,8 @@ def build_chunk(
 
 
 class _Pixels:
-    """The memory of a chunk's pixels, made when the first image tells how large. Each image is copied into it as soon
-    as it is done: to keep a chunk's images apart until the last one costs a page fault for every 4 KiB of them.
+    """The memory of a chunk's pixels, made when the first good row tells how large. Each image is copied into it as
+    soon as it is done: to keep a chunk's images apart until the last one costs a page fault for every 4 KiB of them.
     """
 
     def __init__(self, views: int, rows: int, memory: Memory) -> None:

@@ -1,20 +1,22 @@
 """Encoded bytes to pixels: always 8-bit RGB, as torchvision's loader gives them.
 
-The reference is `PIL.Image.open(...).convert("RGB")`: alpha is dropped and an EXIF orientation is not applied. OpenCV
-decodes the common cases (8-bit RGB JPEG and PNG that end as they should) to the same pixels in half the time; Pillow
-decodes all others and judges what is damaged. One departure: 16-bit grey is scaled to 8 bits, where Pillow would clip
-it to white.
+The reference is `PIL.Image.open(...).convert("RGB")`: alpha is dropped and an EXIF orientation is not applied (but that
+of a TIFF is, by Pillow itself). OpenCV decodes the common cases (8-bit RGB JPEG and PNG that end as they should) to the
+same pixels in half the time; Pillow decodes all others and judges what is damaged. One departure: grey of more than 8
+bits is scaled to 8, where Pillow would clip it to white.
 """
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from kdray.data.headers import read_header
 
@@ -25,9 +27,12 @@ _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _CHUNK = 64
 
 # Parallelism is over images, in our own threads and processes: OpenCV's would only get in their way. What it would log
-# of a damaged image is said by BadImage.
+# of a damaged image is said by BadImage (libpng, below it, may still write a line to stderr).
 cv2.setNumThreads(0)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# Nor does Pillow's warning of large images say more: those are refused. Once for all, as it decodes in many threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+_TILE_WIDTH, _TILE_HEIGHT, _BITS = 322, 323, 258  # TIFF's tags
 
 
 class BadImage(ValueError):
@@ -43,8 +48,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     header = read_header(data)
     if header is not None:
         _check_size(header.height, header.width, max_pixels)
-        if header.scans * header.height * header.width > _MAX_WORK:
-            raise BadImage(f"{header.scans} scans of {header.width} x {header.height} pixels")
+        _check_scans(header.scans, header.height, header.width)
         if header.plain:
             try:
                 image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
@@ -107,12 +111,22 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
         raise BadImage(f"{width} x {height} pixels, more than {max_pixels}")
 
 
+def _check_scans(scans: int, height: int, width: int) -> None:
+    if scans * height * width > _MAX_WORK:
+        raise BadImage(f"{scans} scans of {width} x {height} pixels")
+
+
 def _pillow(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.height, image.width, max_pixels)
+            if image.format in ("JPEG", "MPO"):  # Pillow finds the header of some of which we did not
+                _check_scans(data.count(b"\xff\xda"), image.height, image.width)
+            tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+            if _TILE_WIDTH in tags or _TILE_HEIGHT in tags:  # a tile is decoded whole, however small the image
+                _check_size(tags.get(_TILE_HEIGHT, image.height), tags.get(_TILE_WIDTH, image.width), max_pixels)
             if image.mode.startswith("I;16"):
-                return _grey(np.asarray(image))
+                return _grey(np.asarray(image), *tags.get(_BITS, ()))
             if image.mode == "I" and image.format == "PPM":  # more than 8 bits a pixel, which Pillow scales to 16
                 return _grey(np.asarray(image))
             if image.mode in ("I", "F"):
@@ -132,6 +146,6 @@ def _pillow(data: bytes, max_pixels: int) -> np.ndarray:
         raise BadImage(" ".join(str(exc).split())[:200] or type(exc).__name__) from exc
 
 
-def _grey(levels: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] of `levels` [H, W] 0..65535. The high byte, which is what Pillow takes of 16-bit colours."""
-    return np.repeat((levels.astype(np.uint16) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+def _grey(levels: np.ndarray, bits: int = 16) -> np.ndarray:
+    """uint8 [H, W, 3] of `levels` [H, W] of 9 to 16 bits: the highest 8, which Pillow takes of 16-bit colours."""
+    return np.repeat((levels.astype(np.uint16) >> bits - 8).astype(np.uint8)[:, :, None], 3, axis=2)

@@ -15,7 +15,8 @@ _BASELINE, _SCAN, _RESTARTS = 0xC1, 0xDA, 0xDD
 _SEGMENTS = frozenset({0xC4, 0xC8, 0xCC, *range(0xDB, 0xFF)})  # whose length follows
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOURS = (0, 2, 3, 4, 6)  # grey, RGB, palette, grey with alpha, RGB with alpha
-_PNG_SPECIAL = (b"tRNS", b"acTL", b"gAMA", b"iCCP", b"cICP")  # transparency, animation, gamma: decoders differ on them
+# Transparency, animation, gamma: decoders differ on them. Packed texts: Pillow limits what they unpack to, libpng not.
+_PNG_SPECIAL = frozenset(b"tRNS acTL fcTL fdAT gAMA iCCP cICP zTXt iTXt".split())
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ def read_header(data: bytes, thorough: bool = False) -> Header | None:
 
     `thorough` searches the pixels of every JPEG for markers, which takes 3 % of the time of decoding them.
     """
+    try:
+        return _header(data, thorough)
+    except MemoryError:
+        raise
+    except Exception:  # a damaged file that was not thought of here is Pillow's to judge; it must not end a run
+        return None
+
+
+def _header(data: bytes, thorough: bool) -> Header | None:
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data, thorough)
     if data[:8] == _PNG:
@@ -62,14 +72,16 @@ def _jpeg(data: bytes, thorough: bool) -> Header | None:
             thorough = thorough or marker > _BASELINE
         elif marker == _SCAN:
             scans += 1
-            if not thorough and data[at + 4] == channels:  # all pixels in one go: what is missing is at their end
-                after, read_on = max(after, end - 2), True
+            if not thorough and at + 4 < end and data[at + 4] == channels:
+                after, read_on = max(after, end - 2), True  # all pixels in one go: what is missing is at their end
             else:
                 ends = _scan_ends(data) if scans == 1 else ends
                 later = np.searchsorted(ends, after)
                 after = int(ends[later]) if later < len(ends) else end
         elif marker == _RESTARTS:
             thorough = True
+        elif marker == 0xFF:  # before a marker any number of these may stand
+            after = at + 1
         elif marker not in _SEGMENTS:
             break
         at = after

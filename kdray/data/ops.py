@@ -58,6 +58,7 @@ class Op(Part, ABC):
 
         Raises:
             DataError: the image is of a size that this transform cannot take.
+            BadImage: the result would be too large; the image then counts as one that does not decode.
         """
 
     def output_size(self, size: Size | None) -> Size | None:

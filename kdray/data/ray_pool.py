@@ -21,7 +21,7 @@ import numpy as np
 import ray
 
 from kdray.data.chunks import Chunk, Recipe, build_chunk
-from kdray.data.decode import decode
+from kdray.data.decode import BadImage, decode
 from kdray.data.reader import Rows, read_rows
 from kdray.errors import ClusterError, DataError
 
@@ -132,7 +132,7 @@ class Decoder:
         augment = self._recipes.get(sent).augment
         try:
             augment.apply(np.zeros((_BLANK, _BLANK, 3), np.uint8), augment.draw(0, 0, np.zeros(1, np.int64), 0)[0], 0)
-        except DataError:
+        except (DataError, BadImage):
             return  # a transform that this size does not suit; the images may
 
     def decode(self, sent: Sent, piece: Piece) -> Decoded:

@@ -15,7 +15,7 @@ import torch
 from kdray.data.augment import build_augment, build_transform
 from kdray.data.bad import BadImages, stand_ins
 from kdray.data.batch import Batch
-from kdray.data.batching import batches, to_batch
+from kdray.data.batching import batches, fill_bad, to_batch
 from kdray.data.chunks import Chunk, Recipe, build_chunk, nothing_decodes
 from kdray.data.decode import BadImage, decode_many
 from kdray.data.gather import GatherPlan, PixelStore, pixel_store
@@ -112,6 +112,8 @@ class ResidentTrainFeed:
 
         pin = self._device.type == "cuda"
         for chunk in prefetch(lambda: batches(chunks(), at.shape[1], recipe, pin), _AHEAD):
+            self._bad.add(chunk.bad())  # of those that decode, what a transform would make too large
+            fill_bad(chunk, recipe)
             yield to_batch(chunk, self._device)
 
 

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from kdray.data.decode import MAX_PIXELS, BadImage
+
 Resizer = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 
@@ -21,13 +23,23 @@ def resize_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize uint8 [H, W, 3] to `size` (height, width), bilinear, without aliasing; works in the calling thread alone.
 
     An image that has the size is given back as it is.
+
+    Raises:
+        BadImage: the result would have more than MAX_PIXELS pixels.
     """
     height, width = image.shape[:2]
     if (height, width) == size:
         return image
+    if size[0] * size[1] > MAX_PIXELS:  # a line of pixels whose shorter side grows: a file of 1 KB asks for 12 GB
+        raise BadImage(too_large((height, width), size))
     if height <= size[0] and width <= size[1]:
         return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return _shrink()(image, size)
+
+
+def too_large(size: tuple[int, int], target: tuple[int, int]) -> str:
+    """Why an image of `size` (height, width) is not resized to `target`."""
+    return f"{size[1]} x {size[0]} pixels, to become {target[1]} x {target[0]}, more than {MAX_PIXELS}"
 
 
 @cache

@@ -152,9 +152,9 @@ class RandomResizedCrop(Op):
                 return int(u[-2] * (height - h + 1)), int(u[-1] * (width - w + 1)), h, w
         w, h = width, height
         if width < height * self.ratio[0]:
-            h = round(width / self.ratio[0])
+            h = max(1, round(width / self.ratio[0]))  # of a line of pixels nothing would be left
         elif width > height * self.ratio[1]:
-            w = round(height * self.ratio[1])
+            w = max(1, round(height * self.ratio[1]))
         return (height - h) // 2, (width - w) // 2, h, w
 
     def apply(self, image: np.ndarray, u: np.ndarray) -> np.ndarray:

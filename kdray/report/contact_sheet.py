@@ -29,7 +29,7 @@ WRONG_BED: Colour = (252, 222, 222)
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture, uint8 [H, W, 3], with a caption; or none, with the reason."""
+    """A picture, uint8 [H, W, 3], with a caption; or none, with the reason. Large ones are kept as `fitted`."""
 
     pixels: np.ndarray | None
     caption: str = ""
@@ -119,6 +119,13 @@ def placed(pixels: np.ndarray, cell: int) -> Picture:
         return np.asarray(smaller), 0
     factor = min(cell // longer, MOST_ENLARGED)
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1), factor
+
+
+def fitted(pixels: np.ndarray) -> np.ndarray:
+    """`pixels` uint8 [H, W, 3] as the page will show them where they are larger than any cell: a sheet of photographs
+    would else hold gigabytes until it is drawn.
+    """
+    return placed(pixels, LARGE_CELL)[0] if max(pixels.shape[:2]) > LARGE_CELL else pixels
 
 
 class _Page:

@@ -11,12 +11,13 @@ from kdray.data.reader import Rows
 from kdray.data.threads import decode_rows
 from kdray.errors import DataError
 from kdray.experiment.explain import show
-from kdray.report.contact_sheet import Cell, Column, Row, Sheet
+from kdray.report.contact_sheet import Cell, Column, Row, Sheet, fitted
 from kdray.report.data_mixed import mixed_sections
 from kdray.report.data_sample import read_header
 from kdray.report.data_subject import Subject, Way
 
 MOST_VIEWS = 8
+STORED = "stored"
 LEAST_MIXED = 5  # mixed images in a row, where there are fewer columns
 CELLS_A_WAY = 4  # epochs times views that are aimed at; half of it where there are several ways
 
@@ -47,15 +48,18 @@ class Looks:
         manifest = self.subject.manifest
         header = read_header(row.images[0])
         kind = f"{header.format} {header.mode}, " if header else ""
-        plain = self._pictures("stored", row, Recipe(manifest, Augment(())))
+        plain = self._pictures(STORED, row, Recipe(manifest, Augment(())))
         stored = size_text(len(row.images[0])).replace("bytes", "B")  # one line under a small picture
         cells = [_captioned(cell, f"{kind}{stored}") for cell in plain]
         if self.evaluation.ops:
             cells += self._pictures("data.eval_transform", row, Recipe(manifest, self.evaluation))
         for way, augment in zip(self.subject.ways, self.augments, strict=True):
-            for epoch in self._epochs(way, augment):
+            epochs = self._epochs(way, augment)
+            for epoch in epochs:
                 recipe = Recipe(manifest, augment, self.subject.seed, epoch, way.data.views)
-                cells += self._pictures("data.augment", row, recipe)[:MOST_VIEWS]
+                cells += self._pictures(way.key, row, recipe)[:MOST_VIEWS]
+            if not epochs and self.evaluation.ops:  # trained on as stored, which evaluation is not
+                self.sizes_of.setdefault(way.key, set()).update(self.sizes_of.get(STORED, ()))
         return cells
 
     def _epochs(self, way: Way, augment: Augment) -> list[int]:
@@ -74,7 +78,7 @@ class Looks:
             return [Cell(None, reason=chunk.reasons[0])] * recipe.views
         pictures = [chunk.images[view, 0] for view in range(recipe.views)]
         self.sizes_of.setdefault(what, set()).update((image.shape[1], image.shape[0]) for image in pictures)
-        return [Cell(image, f"{image.shape[1]} x {image.shape[0]}") for image in pictures]
+        return [Cell(fitted(image), f"{image.shape[1]} x {image.shape[0]}") for image in pictures]
 
 
 def make_sheet(subject: Subject, rows: Rows, names: dict[int, str], epoch: int) -> Sheet:
@@ -99,17 +103,21 @@ def legend(subject: Subject) -> list[str]:
     if subject.data.eval_transform:
         lines.append(f"evaluation: {transforms_text(subject.data.eval_transform)}")
     for way in subject.ways:
-        lines.append(f"training{f' ({way.name})' if way.name else ''}: {way_text(way)}")
+        lines.append(f"training{f' ({way.name})' if way.name else ''}: {way_text(way)}{_left_out(way)}")
     lines.append(f"then normalised: {normalisation_text(subject)}" + (f"; seed {subject.seed}" if subject.ways else ""))
     return lines
+
+
+def _left_out(way: Way) -> str:
+    return f" (views 0 to {MOST_VIEWS - 1} are shown)" if way.data.views > MOST_VIEWS else ""
 
 
 def size_warnings(subject: Subject, sizes_of: dict[str, set[tuple[int, int]]]) -> list[str]:
     """What cannot be put in one batch, among what was made."""
     warnings = []
     for key, sizes in sizes_of.items():
-        untouched = key == "stored" and not subject.data.eval_transform
-        if len(sizes) > 1 and (key != "stored" or untouched):
+        untouched = key == STORED and not subject.data.eval_transform
+        if len(sizes) > 1 and (key != STORED or untouched):
             few = ", ".join(f"{w} x {h}" for w, h in sorted(sizes)[:4]) + (", ..." if len(sizes) > 4 else "")
             what = "images have several sizes" if untouched else f"{key}: images come out in several sizes"
             fix = (

@@ -14,10 +14,12 @@ from rich.cells import cell_len
 from kdray.data.layout import Manifest
 from kdray.data.pack.progress import size_text
 from kdray.report.data_cells import normalisation_text, transforms_text, way_text
+from kdray.report.data_limits import too_large
 from kdray.report.data_sample import Look
 from kdray.report.data_subject import Subject
 
 FEW_CLASSES, FEW = 12, 5
+DIGEST = 12  # digits that are told: enough to tell versions of a set apart
 QUANTILES = (0.05, 0.5, 0.95)  # of the shorter side, out of those that a manifest tells
 UNEQUAL = 10  # times: a warning where the largest class is so many times the smallest
 _KEY_WIDTH = 14
@@ -28,7 +30,7 @@ Fact = tuple[str, str]
 def facts(subject: Subject, look: Look) -> list[Fact]:
     """(key, text) of every line; a key of "" goes on from the one before."""
     manifest, counts = subject.manifest, class_counts(subject)
-    lines = [("set", manifest.uri), ("rows", _rows(subject))]
+    lines = [("set", manifest.uri), ("digest", manifest.fingerprint[:DIGEST]), ("rows", _rows(subject))]
     lines += [("", text) for text in _chosen(subject)]
     lines += _packing(manifest)
     lines.append(("classes", _classes(subject, counts)))
@@ -37,7 +39,7 @@ def facts(subject: Subject, look: Look) -> list[Fact]:
     mean_bytes = manifest.image_bytes / max(1, manifest.num_samples)
     lines.append(("shards", f"{shards}, {size_text(stored)} in all; {size_text(mean_bytes)} an image in the mean"))
     lines += _sizes(manifest, look)
-    lines.append(("formats", f"{_listed(look.kinds)} (in {_seen(look)})"))
+    lines.append(("formats", f"{_listed(look.kinds)} (in {_seen(look, len(look.headers))})"))
     lines.append(("ids", _ids(manifest)))
     lines.append(("mean and std", normalisation_text(subject)))
     for number, way in enumerate(subject.ways):
@@ -71,13 +73,14 @@ def warnings(subject: Subject, look: Look) -> list[str]:
             f"{_count(len(look.bad), 'does', 'do')} not decode, of {look.decoded} tried: {', '.join(which)}{more}; "
             f"training stops where more than {subject.data.max_bad_fraction:g} of all do not (data.max_bad_fraction)"
         )
+    found += _too_large(subject, look)
     if manifest.bad:
         files = ", ".join(f"{bad.path} ({bad.reason})" for bad in manifest.bad[:FEW])
         more = f" and {len(manifest.bad) - FEW} more" if len(manifest.bad) > FEW else ""
         found.append(
             f"{_count(len(manifest.bad), 'was', 'were', 'file', 'files')} left out when it was packed: {files}{more}"
         )
-    turned = sum(header.turned for header in look.headers)
+    turned = sum(header.turned for header in look.headers.values())
     if turned:
         found.append(f"{_count(turned, 'has', 'have')} an EXIF orientation, of {_seen(look)}: it is not applied")
     if look.twins:
@@ -164,7 +167,7 @@ def _sizes(manifest: Manifest, look: Look) -> list[Fact]:
         ]
     if not look.headers:
         return []
-    sizes = np.array([[header.width, header.height] for header in look.headers])
+    sizes = np.array([[header.width, header.height] for header in look.headers.values()])
     shapes = np.unique(sizes, axis=0)
     said = _seen(look, len(sizes))
     if len(shapes) == 1:
@@ -199,6 +202,17 @@ def _twins(subject: Subject, look: Look) -> str:
     if torn:
         text += f", {len(torn)} time{'s' * (len(torn) > 1)} under another label"
     return f"{text}: {where}"
+
+
+def _too_large(subject: Subject, look: Look) -> list[str]:
+    found = []
+    for what, rows in too_large(subject, look).items():
+        row, (width, height) = next(iter(rows.items()))
+        header = look.headers[row]
+        example = f"{subject.manifest.position(row)} ({header.width} x {header.height}, to become {width} x {height})"
+        which = _count(len(rows), "would become", "would become")
+        found.append(f"{which} too large by {what}, of {_seen(look)}, and so counts as bad: {example}")
+    return found
 
 
 def _seen(look: Look, number: int | None = None) -> str:

@@ -15,7 +15,7 @@ from kdray.data.order import epoch_order
 from kdray.data.reader import Rows, read_rows
 from kdray.data.threads import decode_rows
 from kdray.errors import DataError
-from kdray.report.contact_sheet import Cell, Row, Section
+from kdray.report.contact_sheet import Cell, Row, Section, fitted
 from kdray.report.data_subject import Subject, Way
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def _section(subject: Subject, way: Way, epoch: int, columns: int) -> Section | 
         some = Rows(read.images[at], read.labels[at], read.ids[at], read.index[at])
         made += _rows(subject, way, mixer, epoch, number, some, columns)
     name = f"{way.name}: " if way.name else ""
-    return Section(f"mixed batches of epoch {epoch}: {name}{way.data.mix.in_words()}", tuple(made))
+    some_views = f" (views 0 to {MOST_VIEWS - 1} of {way.data.views})" if way.data.views > MOST_VIEWS else ""
+    return Section(f"mixed batches of epoch {epoch}: {name}{way.data.mix.in_words()}{some_views}", tuple(made))
 
 
 def _rows(subject: Subject, way: Way, mixer: Mixer, epoch: int, number: int, some: Rows, columns: int) -> list[Row]:
@@ -92,7 +93,7 @@ def _rows(subject: Subject, way: Way, mixer: Mixer, epoch: int, number: int, som
     return [
         Row(
             title if way.data.views == 1 else f"{title}, view {view}",
-            tuple(Cell(np.ascontiguousarray(views[view, i]), captions[i]) for i in range(shown)),
+            tuple(Cell(fitted(np.ascontiguousarray(views[view, i])), captions[i]) for i in range(shown)),
             tuple(lines),
         )
         for view in range(min(way.data.views, MOST_VIEWS))

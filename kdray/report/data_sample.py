@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from kdray.data.decode import FORMATS, BadImage, decode_many
+from kdray.data.decode import FORMATS, MAX_PIXELS, BadImage, decode_many
 from kdray.data.draws import unit_hash
 from kdray.data.manifest import Manifest
 from kdray.data.reader import Rows, read_rows
@@ -32,7 +32,7 @@ _ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its image before it is decoded; `turned` is an EXIF orientation other than upright."""
+    """What a file says of its image before it is decoded; `turned` is an orientation that decoding does not apply."""
 
     width: int
     height: int
@@ -45,14 +45,14 @@ class Header:
 class Look:
     """What was found in the images of `rows`: all of a set (`whole`), or some of its row groups.
 
-    `headers` are those of the images that have one. `decoded` says how many were tried, `bad` gives the dense row and
-    reason of those that did not decode, and `mean_decoded` the mean bytes of the others. `twins` are groups of dense
-    rows with the same bytes.
+    `headers`, by dense row, are those of the images that have one. `decoded` says how many were tried, `bad` gives the
+    dense row and reason of those that did not decode, and `mean_decoded` the mean bytes of the others. `twins` are
+    groups of dense rows with the same bytes.
     """
 
     rows: int
     whole: bool
-    headers: list[Header]
+    headers: dict[int, Header]
     decoded: int
     bad: dict[int, str]
     mean_decoded: float | None
@@ -61,7 +61,7 @@ class Look:
     @property
     def kinds(self) -> Counter[str]:
         """How many images are of each format and colour mode, the most frequent first."""
-        return Counter(f"{header.format} {header.mode}" for header in self.headers)
+        return Counter(f"{header.format} {header.mode}" for header in self.headers.values())
 
 
 def spread_rows(rows: np.ndarray, labels: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
@@ -152,7 +152,7 @@ def _look(images: dict[int, bytes], whole: bool) -> Look:
     return Look(
         rows=len(rows),
         whole=whole,
-        headers=list(headers.values()),
+        headers=headers,
         decoded=len(tried),
         bad=bad,
         mean_decoded=float(np.mean(sizes)) if sizes else None,
@@ -161,11 +161,14 @@ def _look(images: dict[int, bytes], whole: bool) -> Look:
 
 
 def _affordable(rows: list[int], headers: dict[int, Header]) -> list[int]:
-    """Some of `rows`, evenly spaced, that decode in little time; all that have no header, which costs none."""
-    pixels = np.array([headers[row].width * headers[row].height if row in headers else 0 for row in rows])
+    """Some of `rows`, evenly spaced, that decode in little time, and all that cost none: without a header, or refused
+    for their size.
+    """
+    areas = [headers[row].width * headers[row].height if row in headers else 0 for row in rows]
+    pixels = np.array([0 if area > MAX_PIXELS else area for area in areas], dtype=np.int64)
     share = max(1.0, len(rows) / DECODED_ROWS, float(pixels.sum()) / DECODED_PIXELS)
     evenly = set(np.unique((np.arange(0, len(rows) / share) * share).astype(np.int64)).tolist())
-    return [row for at, row in enumerate(rows) if at in evenly or row not in headers]
+    return [row for at, row in enumerate(rows) if at in evenly or not pixels[at]]
 
 
 def read_header(data: bytes) -> Header | None:
@@ -176,7 +179,8 @@ def read_header(data: bytes) -> Header | None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         with image:
-            turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+            # A TIFF is turned by Pillow itself.
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) not in (0, 1)
             return Header(image.width, image.height, image.format or "?", image.mode, turned)
     except Exception as error:  # as in kdray.data.decode: Pillow's plugins raise whatever a damaged file leads them to
         if isinstance(error, MemoryError):

@@ -40,6 +40,11 @@ class Way:
     batch: int | None = None
     world: int = 1
 
+    @property
+    def key(self) -> str:
+        """What its transforms are called in messages."""
+        return f"data.augment ({self.name})" if self.name else "data.augment"
+
 
 @dataclass(frozen=True)
 class Subject:

@@ -92,6 +92,31 @@ def tiff_of(height: int, width: int, **options: object) -> bytes:
     return bytes(data)
 
 
+def bare_tiff(tags: list[tuple[int, int, int]], pixels: bytes) -> bytes:
+    """A TIFF of `tags` (number, type 3 or 4, value) and of `pixels`, whose place stands where a value is -1."""
+    start = 8 + 2 + 12 * len(tags) + 4
+    file = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    for number, kind, value in tags:
+        file += struct.pack("<HHII", number, kind, 1, start if value < 0 else value)
+    return file + bytes(4) + pixels
+
+
+def tiff12(levels: np.ndarray) -> bytes:
+    """A grey TIFF of `levels` [H, W] 0..4095, W even, in 12 bits each."""
+    height, width = levels.shape
+    one, two = levels.astype(int).reshape(-1, 2).T
+    packed = np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], axis=1).astype(np.uint8).tobytes()
+    sizes = [(256, 4, width), (257, 4, height), (258, 3, 12), (259, 3, 1), (262, 3, 1)]
+    return bare_tiff([*sizes, (273, 4, -1), (277, 3, 1), (278, 4, height), (279, 4, len(packed))], packed)
+
+
+def tiled_tiff(side: int, tile: int) -> bytes:
+    """A grey TIFF of `side` whose only tile, deflated, is of `tile`."""
+    packed = zlib.compress(bytes(tile) * tile)
+    sizes = [(256, 4, side), (257, 4, side), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
+    return bare_tiff([*sizes, (322, 4, tile), (323, 4, tile), (324, 4, -1), (325, 4, len(packed))], packed)
+
+
 SIZED: dict[str, Callable[[int, int], bytes]] = {
     "jpeg": jpeg_of,
     "progressive": lambda height, width: jpeg_of(height, width, rgb("JPEG", progressive=True)),

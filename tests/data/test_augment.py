@@ -90,6 +90,13 @@ def test_random_resized_crop_falls_back_to_the_middle(size, box) -> None:
     assert op.box(np.full(op.draws, 0.5), size) == box
 
 
+@pytest.mark.parametrize(("size", "ratio"), [((1000, 1), (3, 4)), ((1, 1000), (1 / 4, 1 / 3))])
+def test_random_resized_crop_leaves_a_pixel_of_a_line(size, ratio) -> None:
+    op = RandomResizedCrop(size=8, scale=(0.5, 1), ratio=ratio)
+    assert op.box(np.full(op.draws, 0.5), size)[2:] == (1, 1)
+    assert op.apply(np.full((*size, 3), 7, np.uint8), np.full(op.draws, 0.5)).tolist() == [[[7] * 3] * 8] * 8
+
+
 def test_random_resized_crop_crops_before_it_resizes() -> None:
     image = photo(300, 400)
     op = RandomResizedCrop(size=24)

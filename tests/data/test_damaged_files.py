@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from kdray.data import headers
 from kdray.data.decode import BadImage, decode
 
 from .odd_files import SMOOTH, animated, encoded, png16, rgb
@@ -87,6 +88,42 @@ def test_a_file_cut_anywhere_is_refused() -> None:
             continue  # the first frame may be whole
         for keep in np.linspace(0, len(data) - 100, 25).astype(int).tolist():
             assert not decodes(data[:keep]), (name, keep)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_header_is_read_wherever_the_file_is_cut(name: str) -> None:
+    data = FILES[name]
+    for keep in range(min(len(data), 2000)):
+        for thorough in (False, True):
+            headers._header(data[:keep], thorough)  # not read_header, which would hide what this raises
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_every_cut_of_a_small_file_gives_an_image_or_a_reason(kind: str) -> None:
+    data = encoded(Image.fromarray(SMOOTH[:6, :8]), kind)
+    assert decodes(data) and not decodes(data[: len(data) // 2])
+    for keep in range(len(data)):
+        decodes(data[:keep])
+
+
+def test_a_jpeg_that_ends_where_its_pixels_begin_is_refused() -> None:
+    jpeg = FILES["jpeg"]
+    assert not decodes(b"\xff\xd8\xff\xda\x00\x08") and not decodes(jpeg[: jpeg.index(b"\xff\xda") + 4])
+
+
+def test_what_reading_a_header_did_not_expect_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise IndexError("index out of range")
+
+    monkeypatch.setattr(headers, "_jpeg", fail)
+    assert decodes(FILES["jpeg"]) and not decodes(FILES["jpeg"][:-300])
+
+    def exhaust(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(headers, "_jpeg", exhaust)
+    with pytest.raises(MemoryError):
+        decode(FILES["jpeg"])
 
 
 def test_memory_does_not_grow_with_damaged_files() -> None:

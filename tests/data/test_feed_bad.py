@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from kdray.data.bad import stand_ins
+from kdray.data.decode import encode_png
+from kdray.data.manifest import Manifest
+from kdray.data.writer import Sample, write_shards
 from kdray.errors import DataError
 from kdray.experiment import LabelNoise
 
 from .conftest import BAD
 from .feeds import CIFAR, IMAGENET, MODES, N, evaluation, feed, workers
+from .photos import photo
 from .small import PER_CLASS, identical, squares
 
 
@@ -68,6 +72,38 @@ def test_evaluation_leaves_bad_images_out_and_counts_them(spoiled, mode, world) 
 def test_a_split_of_bad_images_only_is_counted(tmp_path, mode) -> None:
     fed = evaluation(squares(tmp_path / "set", 5, bad=range(5)), mode)
     assert list(fed) == [] and fed.bad_images == 5
+
+
+LINES = (5, 9, 30)
+RESIZED = [{"resize": {"size": 24}}, {"center_crop": {"size": 24}}]
+
+
+@pytest.fixture(scope="module")
+def lined(tmp_path_factory) -> Manifest:
+    """Photographs and, in three rows, lines of pixels that no resize of the shorter side can take."""
+    folder = tmp_path_factory.mktemp("lined") / "set"
+    line = encode_png(np.zeros((1, 120_000, 3), np.uint8))
+    images = [photo(5, number, (50, 40)) for number in range(40)]
+    return write_shards([Sample(line if i in LINES else image, 0, i) for i, image in enumerate(images)], str(folder))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_image_that_a_transform_would_make_too_large_counts_as_bad(lined, mode) -> None:
+    for augment in (RESIZED, [{"resize": {"size": 24, "views": [1]}}, {"random_resized_crop": {"size": 24}}]):
+        fed = feed(lined, mode, augment, views=2, max_bad_fraction=0.5)
+        met = [row for batch in fed.epoch(0) for row in batch.index.tolist()]
+        assert len(met) == 40 and not set(met) & set(LINES)
+        assert fed.bad_rows == set(LINES) and fed.bad_images == 3
+    with pytest.raises(DataError, match="120000 x 1 pixels, to become 2880000 x 24, more than 67108864"):
+        list(feed(lined, mode, RESIZED, max_bad_fraction=0.05).epoch(0))
+    judged = evaluation(lined, mode, RESIZED)
+    assert sum(len(batch.index) for batch in judged) == 37 and judged.bad_images == 3
+
+
+def test_images_too_large_after_a_transform_are_replaced_as_in_the_other_feed(lined) -> None:
+    one, other = (feed(lined, mode, RESIZED, max_bad_fraction=0.5) for mode in MODES)
+    for streamed, resident in zip(one.epoch(0), other.epoch(0), strict=True):
+        assert identical(streamed, resident)
 
 
 NOISE = LabelNoise(fraction=0.5)

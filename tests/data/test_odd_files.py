@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import zlib
 
 import cv2
 import numpy as np
@@ -28,9 +29,16 @@ from .odd_files import (
     jpeg_of,
     png16,
     rgb,
+    tiff12,
+    tiled_tiff,
     with_adobe,
 )
 from .test_decode import reference
+
+
+def png_with(more: bytes) -> bytes:
+    return rgb("PNG")[:PNG_START] + more + rgb("PNG")[PNG_START:]
+
 
 # 32 x 24 pixels in arithmetic code: neither Pillow nor OpenCV writes it.
 ARITHMETIC = base64.b85decode(
@@ -66,7 +74,9 @@ ODD = {
     "one bit": encoded(Image.fromarray(PIXELS).convert("1"), "PNG"),
     "four bits": encoded(Image.fromarray(PIXELS).quantize(16), "PNG", bits=4),
     "16-bit colours": png16("colour"),
-    "gamma": rgb("PNG")[:PNG_START] + chunk(b"gAMA", struct.pack(">I", 30000)) + rgb("PNG")[PNG_START:],
+    "gamma": png_with(chunk(b"gAMA", struct.pack(">I", 30000))),
+    "packed text": png_with(chunk(b"zTXt", b"k\0\0" + zlib.compress(b"text"))),
+    "a frame without an animation": png_with(chunk(b"fcTL", struct.pack(">6IHHBB", 0, 160, 120, 0, 0, 0, 1, 1, 0, 0))),
     "png and more": rgb("PNG") + bytes(50),
     "animated gif": animated("GIF"),
     "animated webp": animated("WEBP"),
@@ -120,6 +130,11 @@ def test_sixteen_bit_grey_is_its_high_byte(kind: str) -> None:
     assert np.array_equal(decode(data), np.repeat(PIXELS[:, :, :1], 3, axis=2))
 
 
+def test_twelve_bit_grey_is_its_high_byte() -> None:
+    levels = PIXELS[:36, :52, 0].astype(np.uint16) * 16 + PIXELS[:36, :52, 1] // 16
+    assert np.array_equal(decode(tiff12(levels)), np.repeat(PIXELS[:36, :52, :1], 3, axis=2))
+
+
 @pytest.mark.parametrize("name", SIZED)
 def test_files_of_the_right_size_are_fine_and_of_no_size_are_not(name: str) -> None:
     height, width = SMOOTH.shape[:2]
@@ -136,8 +151,24 @@ def test_scans_without_end_are_refused() -> None:
     last = plain.rindex(b"\xff\xda")
     many = plain[:-2] + plain[last:-2] * 200 + b"\xff\xd9"
     assert decode(many).shape == SMOOTH.shape
-    with pytest.raises(BadImage, match="scans of 4000 x 4000 pixels"):
-        decode(jpeg_of(4000, 4000, many))
+    large = jpeg_of(4000, 4000, many)
+    frame = large.index(b"\xff\xc2")
+    for between in (b"", b"\xff", b"\xff" * 5000, b"\xff\xd0", b"\0", b"\xff\0"):  # Pillow goes over all of these
+        with pytest.raises(BadImage, match="scans of 4000 x 4000 pixels"):
+            decode(large[:frame] + between + large[frame:])
+
+
+def test_a_tile_larger_than_its_image_is_no_bomb() -> None:
+    assert decode(tiled_tiff(64, 256)).shape == (64, 64, 3)
+    with pytest.raises(BadImage, match="256 x 256 pixels, more than 65535"):
+        decode(tiled_tiff(64, 256), max_pixels=(1 << 16) - 1)
+
+
+def test_texts_that_unpack_without_end_are_refused() -> None:
+    body = zlib.compress(bytes(3 << 20))
+    for bomb in (chunk(b"zTXt", b"k\0\0" + body), chunk(b"iTXt", b"k\0\1\0\0\0" + body)):
+        with pytest.raises(BadImage, match="too large"):
+            decode(png_with(bomb))
 
 
 @pytest.mark.parametrize("size", [1 << 20, 1 << 31, (1 << 32) - 1])
@@ -154,11 +185,28 @@ def test_opencv_is_not_given_a_chunk_that_says_it_is_larger_than_the_file(
         assert np.array_equal(decode(data), SMOOTH)  # to Pillow the image is whole: its pixels end where they should
 
 
+def test_a_large_image_is_refused_without_a_warning() -> None:
+    script = """
+        from kdray.data.decode import BadImage, decode
+        from tests.data.odd_files import SIZED
+
+        for name in ("ppm", "bmp", "gif", "tiff"):
+            try:
+                decode(SIZED[name](10000, 10000))
+            except BadImage as error:
+                assert str(error).startswith("10000 x 10000 pixels, more than"), error
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "default", "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, check=True, env=environment, timeout=120, capture_output=True, text=True)
+    assert "Bomb" not in done.stderr
+
+
 def test_bombs_are_refused_before_memory_is_taken() -> None:
     script = """
         import resource, warnings
         from kdray.data.decode import BadImage, decode
-        from tests.data.odd_files import SIZED, rgb
+        from tests.data.odd_files import SIZED, rgb, tiled_tiff
 
         warnings.simplefilter("ignore")
         for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF"):
@@ -166,6 +214,7 @@ def test_bombs_are_refused_before_memory_is_taken() -> None:
         bombs = {name: make(16383, 16383) for name, make in SIZED.items()}
         bombs |= {f"larger {name}": make(60000, 60000) for name, make in SIZED.items() if "webp" not in name}
         bombs["animated webp"] = SIZED["animated webp"](1 << 24, 1 << 24)
+        bombs["tile"] = tiled_tiff(64, 16000)
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
         for name, data in bombs.items():

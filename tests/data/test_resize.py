@@ -19,7 +19,7 @@ from torchvision.transforms import functional
 
 from kdray.data import resize as resize_module
 from kdray.data.augment import build_transform
-from kdray.data.decode import decode
+from kdray.data.decode import BadImage, decode
 from kdray.data.resize import pillow_resize, resize_to
 from kdray.data.transforms import RandomResizedCrop
 
@@ -87,6 +87,19 @@ def test_another_machine_gets_pillow_itself(on_another_machine: None) -> None:
             if size[0] > target[1] or size[1] > target[0]:
                 expected = Image.fromarray(image).resize((target[1], target[0]), Image.Resampling.BILINEAR)
                 assert np.array_equal(resize_to(image, target), np.asarray(expected))
+
+
+def test_a_line_of_pixels_is_not_made_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = np.zeros((1, 65_000, 3), np.uint8)
+    transform = build_transform([{"resize": {"size": 256}}, {"center_crop": {"size": 224}}])
+    for image in (line, line.transpose(1, 0, 2)):
+        with pytest.raises(BadImage, match=r"pixels, to become .* more than 67108864"):
+            transform.apply(image, np.empty(0))
+    assert transform.apply(line[:, :200], np.empty(0)).shape == (224, 224, 3)
+    monkeypatch.setattr(resize_module, "MAX_PIXELS", 12)
+    assert resize_to(line[:, :9], (3, 4)).shape == (3, 4, 3)
+    with pytest.raises(BadImage, match="9 x 1 pixels, to become 13 x 1, more than 12"):
+        resize_to(line[:, :9], (1, 13))
 
 
 def test_views_of_larger_images_and_what_must_not_be_written() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from PIL import Image
 
 from kdray.data.feed import eval_feed, train_feed
 from kdray.data.shards import Sample, write_shards
-from kdray.report.contact_sheet import draw
+from kdray.errors import DataError
+from kdray.report.contact_sheet import Cell, Row, Sheet, draw
 from kdray.report.data_open import open_subject
 from kdray.report.data_sample import spread_rows
-from kdray.report.data_subject import Wish
+from kdray.report.data_subject import Way, Wish
 from tests.data.photos import photo_pixels, photos
 from tests.data.small import photographs, squares
 from tests.report.showing import sheet_of, show, shown, write
@@ -94,6 +96,54 @@ def test_images_that_training_cannot_take_are_told_of_before_it(tmp_path: Path) 
     sheet = sheet_of(turned, range(20), 0)
     assert "an image's views come out in different sizes" in sheet.rows[0].cells[1].reason
     assert "images have several sizes" in sheet.warnings[0]
+
+
+def test_stored_sizes_that_training_cannot_take_are_told_though_evaluation_can(tmp_path: Path) -> None:
+    manifest = photographs(tmp_path / "set", 12)
+    subject = open_subject(str(tmp_path / "set"), Wish((SQUARE,)))
+    (warning,) = sheet_of(subject, range(12), 0).warnings
+    assert warning.startswith("data.augment: images come out in several sizes (")
+    with pytest.raises(DataError, match="different sizes"):  # as training says
+        list(train_feed(subject.data, manifest, np.arange(12), batch=12, seed=0).epoch(0))
+    one_size = open_subject(str(squares(tmp_path / "squares", 12).uri), Wish((SQUARE,)))
+    assert not sheet_of(one_size, range(12), 0).warnings
+
+
+def test_ways_may_have_sizes_of_their_own(tmp_path: Path) -> None:
+    photographs(tmp_path / "set", 6)
+    sides = {"student": "[{random_resized_crop: {size: 32}}]", "teacher": "[{random_resized_crop: {size: 24}}]"}
+    data = {name: open_subject(str(tmp_path / "set"), Wish((SQUARE,), augment=side)) for name, side in sides.items()}
+    ways = tuple(Way(name, subject.data) for name, subject in data.items())
+    assert not sheet_of(replace(data["student"], ways=ways), range(6), 0).warnings
+    flips = open_subject(str(tmp_path / "set"), Wish((SQUARE,), augment="[flip]")).data
+    (warning,) = sheet_of(replace(data["student"], ways=(ways[0], Way("teacher", flips))), range(6), 0).warnings
+    assert warning.startswith("data.augment (teacher): images come out in several sizes (")
+
+
+def test_views_that_are_not_shown_are_told_of(tmp_path: Path) -> None:
+    squares(tmp_path / "set", 20)
+    for views, told in ((8, False), (10, True)):
+        sheet = sheet_of(open_subject(str(tmp_path / "set"), Wish(augment="[pad_crop]", views=views)), [0], 0)
+        assert len(sheet.columns) == 9 == len(sheet.rows[0].cells)
+        assert (f"training: pad_crop; {views} views (views 0 to 7 are shown)" in sheet.legend) == told
+
+
+def test_large_pictures_are_not_kept_until_they_are_drawn(tmp_path: Path) -> None:
+    write(tmp_path / "set", [(photos(1, size=(640, 480))[0], 0, "photo")], ["all"])
+    subject = open_subject(str(tmp_path / "set"), Wish(augment="[flip]"))
+    sheet = sheet_of(subject, [0], 0)
+    for cell in sheet.rows[0].cells:
+        assert cell.pixels.shape == (168, 224, 3) and not isinstance(cell.pixels.base, np.ndarray)
+        assert cell.caption.startswith("640 x 480")
+    feed = train_feed(subject.data, subject.manifest, np.arange(1), batch=1, seed=0)
+    (batch,) = feed.epoch(0)
+    whole = Sheet("", sheet.columns, (Row("", (Cell(batch.images[0].permute(1, 2, 0).numpy()),)),))
+    kept = Sheet("", sheet.columns, (Row("", (sheet.rows[0].cells[1],)),))
+    one, other = (draw(page) for page in (whole, kept))
+    (first,), (second,) = one.boxes[0], other.boxes[0]
+    assert first is not None and second is not None and first[:4] == second[:4]
+    area = np.s_[first.top : first.top + 168, first.left : first.left + 224]
+    assert np.array_equal(np.asarray(one.image)[area], np.asarray(other.image)[area])
 
 
 def test_odd_images_come_out_as_the_feeds_see_them(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import pytest
 from PIL import Image
 
 import kdray
+from kdray.data.decode import encode_png
 from kdray.data.layout import BadFile, ImageSizes, Packing
 from kdray.data.manifest import read_manifest
 from kdray.data.order import split_rows
-from kdray.data.reader import read_labels
+from kdray.data.reader import read_labels, read_rows
 from kdray.report import data_sample
 from kdray.report.data_cells import make_sheet
 from kdray.report.data_facts import fact_lines, facts
@@ -76,6 +78,57 @@ def test_a_bomb_is_refused(here: Path, recwarn: pytest.WarningsRecorder) -> None
     assert header is not None and (header.width, header.format) == (10000, "PPM") and not list(recwarn)
     write(here / "set", [(photos(1, size=(64, 48))[0], 0, "good"), (bomb, 0, "bomb")], ["all"])
     assert "row 1 (10000 x 10000 pixels, more than 67108864)" in shown("set")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest has filters of its own
+def test_bombs_do_not_hide_what_else_is_bad(here: Path) -> None:
+    images = photos(40, size=(64, 48))
+    bombs = dict.fromkeys((5, 9, 37), b"P6 13000 13000 255\n" + bytes(64))
+    images = [bombs.get(i, image + bytes(i)) for i, image in enumerate(images)]
+    images[20] = b"no image"
+    write(here / "set", [(data, 0, str(i)) for i, data in enumerate(images)], ["all"])
+    out = shown("set", "--rows", "4")
+    assert "warning: 4 images do not decode, of 40 tried: " in out
+    assert "JPEG RGB 36, PPM RGB 3 (in 39 of all 40 images)" in out
+
+
+def test_a_tiff_is_turned_by_its_decoder_and_no_warning_is_due(here: Path) -> None:
+    turned = io.BytesIO()
+    Image.fromarray(photo_pixels(9, 0, (64, 48))).save(turned, "TIFF", tiffinfo={0x0112: 6})
+    write(here / "set", [(turned.getvalue(), 0, "turned"), (photos(1, size=(64, 48))[0], 1, "other")], ["a", "b"])
+    out = shown("set")
+    assert "orientation" not in out and "width 48 to 64" in out
+
+
+def test_images_that_a_transform_makes_too_large_are_counted_and_named(here: Path) -> None:
+    line = encode_png(np.zeros((1, 65_000, 3), np.uint8))
+    write(here / "set", [(photos(1, size=(64, 48))[0], 0, "good"), (line, 0, "line")], ["all"])
+    resize = "{resize: {size: 256}}"
+    out = shown(
+        "set", "--augment", f"[{resize}, {{pad_crop: {{size: 64}}}}]", "--set", f"data.eval_transform=[{resize}]"
+    )
+    for what in ("data.eval_transform", "data.augment"):
+        assert (
+            f"warning: 1 image would become too large by {what}, of all 2 images, and so counts as bad: "
+            "train-00000-of-00001.parquet row 1 (65000 x 1, to become 16640000 x 256)\n"
+        ) in out
+    assert "too large" not in shown("set", "--augment", "[{random_resized_crop: {size: 64}}]")
+    subject = open_subject("set", Wish(augment=f"[{resize}]"))
+    cells = make_sheet(subject, read_rows(subject.manifest, np.array([1])), {}, 0).rows[0].cells
+    assert cells[0].pixels is not None and cells[1].reason.startswith("65000 x 1 pixels, to become 16640000 x 256")
+
+
+def test_the_digest_tells_versions_of_a_set_apart(here: Path) -> None:
+    def digest() -> str:
+        (line,) = (line for line in shown("set").splitlines() if line.startswith("digest "))
+        return line.removeprefix("digest").strip()
+
+    manifest = squares(here / "set", 20)
+    first = digest()
+    assert manifest.fingerprint.startswith(first) and len(first) == 12
+    shutil.rmtree(here / "set")
+    squares(here / "set", 20, bad=[3])
+    assert digest() != first
 
 
 def test_names_and_ids_are_those_of_the_set(here: Path) -> None:
@@ -155,8 +208,8 @@ def test_the_page_shows_what_is_printed(here: Path, digits: Path) -> None:
     said = out.replace(f"{digits}/", "data/").replace(f"{here}/", "").splitlines()
     page = (root / "docs" / "show.md").read_text().splitlines()
     assert len(said) > 8
-    # How many bytes a PNG takes depends on the library that writes it, and the sheet's height on the paths in it.
-    kept = [line for line in said if not line.startswith(("shards", "contact sheet"))]
+    # The bytes of a PNG depend on the library that writes it, and the sheet's height on the paths in it.
+    kept = [line for line in said if not line.startswith(("digest", "shards", "contact sheet"))]
     assert [line for line in kept if line not in page] == []
 
 

@@ -74,6 +74,14 @@ def test_a_teacher_may_mix_alone(lab: Lab) -> None:
     assert section.title == "mixed batches of epoch 0: teacher: CutMix Beta(1), in every batch"
 
 
+def test_mixed_views_that_are_not_shown_are_told_of(tmp_path: Path) -> None:
+    squares(tmp_path / "set", 40)
+    for views, told in ((2, ""), (3, " (views 0 to 1 of 3)")):
+        (section,) = mixed_sections(subject_of(tmp_path / "set", "{mixup: 1}", views=views), 0, 5)
+        assert section.title == f"mixed batches of epoch 0: mixup Beta(1), in every batch{told}"
+        assert len(section.rows) == 2
+
+
 def test_no_mixing_no_section(tmp_path: Path) -> None:
     squares(tmp_path / "set", 40)
     assert mixed_sections(subject_of(tmp_path / "set", "false"), 0, 5) == []

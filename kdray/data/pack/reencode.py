@@ -3,7 +3,7 @@
 Images are made smaller as torchvision's `Resize(short_side, antialias=True)` does it: bilinear with a support that
 grows with the factor, the longer side cut to whole pixels. So the usual evaluation transform, Resize and CenterCrop,
 gives on the packed image what it gives on the original, but for the loss of the JPEG. Pillow's LANCZOS is sharper and
-rings; its BOX leaves more aliasing. An EXIF orientation is ignored here as it is by the decoder, and does not survive.
+rings; its BOX leaves more aliasing. An EXIF orientation counts as little here as to the decoder, and does not survive.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from kdray.data.decode import decode
+from kdray.data.decode import BadImage, decode
 from kdray.data.pack.options import PackOptions
+
+_LONGEST = 65_500  # that libjpeg writes
 
 
 class Prepared(NamedTuple):
@@ -31,7 +33,7 @@ def prepare(data: bytes, options: PackOptions) -> Prepared:
     """Check the encoded image `data` and make of it what is stored.
 
     Raises:
-        BadImage: it does not decode.
+        BadImage: it does not decode, or what is to be stored is too long for a JPEG.
     """
     pixels = decode(data)
     height, width = pixels.shape[:2]
@@ -40,6 +42,8 @@ def prepare(data: bytes, options: PackOptions) -> Prepared:
     size = target_size(height, width, options.short_side)
     if size == (height, width) and (options.small == "keep" or is_jpeg(data)):
         return Prepared(data, size, pixels, False)
+    if max(size) > _LONGEST:
+        raise BadImage(f"{size[1]} x {size[0]} pixels, and a JPEG has at most {_LONGEST} a side")
     return Prepared(encode(pixels, size, options.quality), size, None, True)
 
 

@@ -208,6 +208,14 @@ class TestReencoding:
         large = Image.open(io.BytesIO(rows["large-0.png"]))
         assert (large.format, large.size) == ("JPEG", (40, 30))
 
+    def test_what_is_too_long_for_a_jpeg_is_left_out(self, tmp_path: Path) -> None:
+        folder = write_pictures(tmp_path / "source", 5)
+        Image.new("RGB", (70_000, 9)).save(folder / "long-0.png")
+        options = PackOptions(short_side=30, small="jpeg", max_bad=1)
+        manifest = pack(collection(folder), str(tmp_path / "set"), options, workers=0)
+        assert [(bad.path, bad.reason[:18]) for bad in manifest.bad] == [("long-0.png", "70000 x 9 pixels, ")]
+        assert manifest.num_samples == 5
+
     def test_shards_are_planned_by_what_comes_out(self, tmp_path: Path) -> None:
         folder = write_pictures(tmp_path / "source", 60, (100, 101))
         size = sum(map(len, contents(folder).values()))
