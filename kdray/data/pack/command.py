@@ -24,7 +24,8 @@ from kdray.store import Store
 
 SHOWN = 20  # bad images or rows that are printed
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-_TESTS = ("test", "val", "valid", "validation", "dev")  # what is tested on, the first that there is
+_TRAINS = ("train", "training")
+_TESTS = ("test", "testing", "val", "valid", "validation", "dev", "eval")  # what is tested on, the first that there is
 
 
 def main(argv: Sequence[str], console: Console) -> int:
@@ -180,8 +181,10 @@ def data_lines(uris: dict[str, str]) -> list[str]:
     """The `data:` section of an experiment on these splits."""
     rest = dict(uris)
     lines = ["data:"]
-    test = next((split for split in _TESTS if split in rest), None)
-    train = "train" if "train" in rest else next((split for split in rest if split != test), None)
+    by_word = {split.lower(): split for split in rest}
+    test = next((by_word[word] for word in _TESTS if word in by_word), None)
+    other = next((split for split in rest if split != test), None)
+    train = next((by_word[word] for word in _TRAINS if word in by_word), other)
     for key, split in (("train", train), ("test", test)):
         if split is not None:
             lines.append(f"  {key}: {rest.pop(split)}")

@@ -19,12 +19,12 @@ from kdray.data.footers import hugging_face_names
 from kdray.data.pack.collection import Collection, items_table
 from kdray.data.pack.columns import Columns, choose
 from kdray.data.pack.found import Found, Kind
-from kdray.data.pack.imagefolder import SPLITS
 from kdray.data.pack.listing import entries, size_of, told
 from kdray.data.pack.names import names_beside
 from kdray.data.pack.parquet_rows import ParquetRows, Unreadable, read_columns, read_footer
 from kdray.data.pack.ranges import LOCAL_THREADS, REMOTE_THREADS
 from kdray.data.pack.shardset import split_of
+from kdray.data.pack.splits import is_split, split_order
 from kdray.errors import DataError
 
 _ENDING = ".parquet"
@@ -60,14 +60,14 @@ def _files(found: Found) -> dict[str, list[str]]:
     if found.files is not None:
         return _grouped({name: found.at(name) for name in found.files})
     files = _grouped({name: found.at(name) for name, it in found.entries.items() if not it.folder})
-    for folder in ("data", *SPLITS) if not files else ():
-        if folder in found.entries and found.entries[folder].folder:
-            at = found.at(folder)
-            inside = {name: f"{at}/{name}" for name, it in entries(at).items() if not it.folder and _is_ours(name)}
-            if folder == "data":
-                files = _grouped(inside)
-            elif inside:
-                files[folder] = list(inside.values())
+    folders = [it.name for it in found.entries.values() if it.folder and (it.name == "data" or is_split(it.name))]
+    for folder in sorted(folders, key=lambda name: (name != "data", split_order(name))) if not files else ():
+        at = found.at(folder)
+        inside = {name: f"{at}/{name}" for name, it in entries(at).items() if not it.folder and _is_ours(name)}
+        if folder == "data":
+            files = _grouped(inside)
+        elif inside:
+            files[folder] = list(inside.values())
     return files
 
 
@@ -76,8 +76,7 @@ def _grouped(uris: dict[str, str]) -> dict[str, list[str]]:
     for name, uri in uris.items():
         if _is_ours(name):
             groups.setdefault(_split_of(name), []).append(uri)
-    known = {split: place for place, split in enumerate(SPLITS)}
-    return {split: groups[split] for split in sorted(groups, key=lambda split: (known.get(split, len(known)), split))}
+    return {split: groups[split] for split in sorted(groups, key=split_order)}
 
 
 def _is_ours(name: str) -> bool:
