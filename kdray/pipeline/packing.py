@@ -201,9 +201,7 @@ def listed(wanted: Sequence[Goal]) -> dict[Split, Listed]:
     for together in _by_source(wanted):
         with _opened(together) as collections:
             for goal, collection in zip(together, collections, strict=True):
-                labels = collection.items.column("label").to_numpy()
-                names = collection.class_names
-                sizes[goal.split] = Listed(len(labels), len(names) if names else int(labels.max()) + 1)
+                sizes[goal.split] = Listed(collection.items.num_rows, collection.num_classes)
     return {goal.split: sizes[goal.split] for goal in wanted}
 
 

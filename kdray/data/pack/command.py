@@ -139,7 +139,7 @@ def print_plan(collections: Sequence[Collection], dest: str, options: PackOption
         after = "" if plan is None else f"{'about ' if plan.ratio != 1 else ''}{size_text(size * plan.ratio)}"
         shards = "" if plan is None else str(plan.shards)
         table.add_row(
-            collection.split, str(items), str(_classes(collection)), size_text(size), shards, after, to, there
+            collection.split, str(items), str(collection.num_classes), size_text(size), shards, after, to, there
         )
     console.print(table)
 
@@ -285,11 +285,6 @@ def _limit(text: str) -> int | float:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no limit; write a fraction such as 0.001, or a number") from None
-
-
-def _classes(collection: Collection) -> int:
-    names = collection.class_names
-    return len(names) if names else int(collection.items.column("label").to_numpy().max()) + 1
 
 
 def _say(console: Console, text: str) -> None:

@@ -161,8 +161,9 @@ def _collections(found: Found, parts: dict[str, list[_Part]]) -> list[Collection
             row = pc.index(part.labels.is_null(), True).as_py()
             raise DataError(f"row {row} has no label", where=part.uri, fix="Leave such rows out")
     names = _names(found, whole)
+    classes = max(_highest(part) for part in whole) + 1  # of all splits, whichever is wanted: all were looked at
     return [
-        _collection(found, split, of_split, names, notes, len(parts) + len(unlabelled) > 1)
+        _collection(found, split, of_split, names, classes, notes, len(parts) + len(unlabelled) > 1)
         for split, of_split in parts.items()
         if found.wants(split)
     ]
@@ -194,6 +195,7 @@ def _collection(
     split: str,
     parts: list[_Part],
     names: tuple[str, ...] | None,
+    classes: int,
     notes: list[str],
     has_splits: bool,
 ) -> Collection:
@@ -225,8 +227,14 @@ def _collection(
         split=split,
         has_splits=has_splits,
         class_names=names,
+        num_classes=classes,
         notes=[*notes, *path_notes],
     )
+
+
+def _highest(part: _Part) -> int:
+    """The highest class number, -1 where labels are names or there are none."""
+    return int(pc.max(part.labels).as_py() or 0) if part.rows and pa.types.is_integer(part.labels.type) else -1
 
 
 def _labels(part: _Part, names: tuple[str, ...] | None) -> np.ndarray:
