@@ -129,7 +129,7 @@ def _collection(found: Found, layout: Layout, part: Part, names: list[str], aske
         np.repeat(np.array([number[name] for name in part.classes], np.int64), counts),
         np.concatenate([np.zeros(0, np.int64), *(one.sizes for one in listed)]),
     )
-    notes = [f"all stands in {layout.top}/, so the classes are the folders in it"] if layout.top else []
+    notes = [f"all stands in {layout.top}/, which was passed over"] if layout.top else []
     notes += [*layout.notes, *part.notes(sum(counts), asked)]
     if others := sum(one.others for one in listed):
         example = next(one.example for one in listed if one.others)
