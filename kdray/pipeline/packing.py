@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kdray.data.pack.options import PackOptions
 
 Split = Literal["train", "test"]
+SAME_SPLITS = {"training": "train", "testing": "test"}
 TEST_SPLITS = ("test", "val", "validation", "valid")  # the first that a source has is what is tested on
 OTHER_FOLDER = (
     "Name another folder, remove what is there to have it packed anew, or remove data.pack to use it as it is"
@@ -72,7 +73,9 @@ class Goal:
         if asked.mean_std and manifest.mean is None:
             raise self._refused("was packed without mean_std, and this experiment wants it")
         split = manifest.shards[0].name.rpartition("-of-")[0].rpartition("-")[0]
-        if self.pack.source is not None and split not in self.splits:  # a source for one split may call it anything
+        if (
+            self.pack.source is not None and _plain(split) not in self.splits
+        ):  # a source for one split may call it anything
             problem = f"holds the split {split!r}, and this experiment wants {' or '.join(self.splits)}"
             raise self._refused(problem)
         return True
@@ -198,9 +201,7 @@ def listed(wanted: Sequence[Goal]) -> dict[Split, Listed]:
     for together in _by_source(wanted):
         with _opened(together) as collections:
             for goal, collection in zip(together, collections, strict=True):
-                labels = collection.items.column("label").to_numpy()
-                names = collection.class_names
-                sizes[goal.split] = Listed(len(labels), len(names) if names else int(labels.max()) + 1)
+                sizes[goal.split] = Listed(collection.items.num_rows, collection.num_classes)
     return {goal.split: sizes[goal.split] for goal in wanted}
 
 
@@ -251,13 +252,18 @@ def _opened(together: Sequence[Goal]) -> Iterator[list[Collection]]:
 def _chosen(goal: Goal, collections: list[Collection]) -> Collection:
     if len(collections) == 1 and goal.pack.source is None:
         return collections[0]
-    by_name = {collection.split: collection for collection in collections if collection.has_splits}
+    by_name = {_plain(collection.split): collection for collection in collections if collection.has_splits}
     for name in goal.splits:
         if name in by_name:
             return by_name[name]
     has = f"has {', '.join(sorted(by_name))}" if by_name else "has no splits"
     fix = "Write pack: {train: URI, test: URI}, one source for each"
     raise DataError(f"{has}, and no {' or '.join(goal.splits)} to pack", where=goal.source, fix=fix)
+
+
+def _plain(split: str) -> str:
+    """A split's name as `Goal.splits` has it: a source may say Training/ and Test/."""
+    return SAME_SPLITS.get(split.lower(), split.lower())
 
 
 def _said(value: object) -> str:

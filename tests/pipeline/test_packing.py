@@ -95,6 +95,19 @@ def test_a_dry_run_only_looks(lab: Lab, flowers: Path) -> None:
     assert set(after) - set(before) == {"tiny.yaml"}
 
 
+def test_splits_in_capitals(lab: Lab, flowers: Path) -> None:
+    (flowers / "train").rename(flowers / "Training")
+    (flowers / "val").rename(flowers / "Test")
+    wanted = changes(flowers)
+    done = lab.run("--dry-run", changes=wanted)
+    assert done.code == 0 and "packs train 72 images, 3 classes" in done.out, done.err
+    with open_collections(str(flowers)) as collections:
+        for collection, key in zip(collections, ("train", "test"), strict=True):
+            write_set(collection, wanted["data"][key], workers=0)
+    done = lab.run("--dry-run", changes=wanted)
+    assert done.code == 0 and "not packed yet" not in done.out, done.err
+
+
 def test_a_smoke_run_packs_nothing(lab: Lab, flowers: Path) -> None:
     done = lab.run("--smoke", changes=changes(flowers))
     assert done.code == 0, done.err

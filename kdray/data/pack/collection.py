@@ -43,6 +43,7 @@ class Collection(ABC):
             "parquet".
         uri: where the source lies.
         class_names: in label order; None where the source has class numbers only.
+        num_classes: of all splits of the source together, as far as the listing has looked at their labels.
         items: `path` string (unique in the split), `label` int64, `bytes` int64 (encoded size; an estimate where the
             source does not store encoded images), and private columns of the kind. In the source's order. Empty
             in a pickled copy: a task is sent the rows that it is to read.
@@ -60,10 +61,15 @@ class Collection(ABC):
         split: str = "train",
         has_splits: bool = False,
         class_names: Sequence[str] | None = None,
+        num_classes: int = 0,
         here: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
-        """Raises `DataError` for a listing without items, a path that is there twice, or a label without a class."""
+        """Without names there are `num_classes` at least, as the labels of other splits may say.
+
+        Raises:
+            DataError: a listing without items, a path that is there twice, or a label without a class.
+        """
         self.items = items
         self.kind, self.uri, self.split, self.has_splits, self.here = kind, uri, split, has_splits, here
         self.class_names = None if class_names is None else tuple(class_names)
@@ -74,6 +80,8 @@ class Collection(ABC):
             )
         self._check_labels()
         self._check_paths()
+        highest = int(pc.max(items.column("label")).as_py())
+        self.num_classes = len(self.class_names) if self.class_names else max(num_classes, highest + 1)
         self.fingerprint = _fingerprint(items, self.class_names)
 
     def __getstate__(self) -> dict[str, Any]:

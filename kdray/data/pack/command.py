@@ -24,7 +24,8 @@ from kdray.store import Store
 
 SHOWN = 20  # bad images or rows that are printed
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-_TESTS = ("test", "val", "valid", "validation", "dev")  # what is tested on, the first that there is
+_TRAINS = ("train", "training")
+_TESTS = ("test", "testing", "val", "valid", "validation", "dev", "eval")  # what is tested on, the first that there is
 
 
 def main(argv: Sequence[str], console: Console) -> int:
@@ -138,7 +139,7 @@ def print_plan(collections: Sequence[Collection], dest: str, options: PackOption
         after = "" if plan is None else f"{'about ' if plan.ratio != 1 else ''}{size_text(size * plan.ratio)}"
         shards = "" if plan is None else str(plan.shards)
         table.add_row(
-            collection.split, str(items), str(_classes(collection)), size_text(size), shards, after, to, there
+            collection.split, str(items), str(collection.num_classes), size_text(size), shards, after, to, there
         )
     console.print(table)
 
@@ -180,8 +181,10 @@ def data_lines(uris: dict[str, str]) -> list[str]:
     """The `data:` section of an experiment on these splits."""
     rest = dict(uris)
     lines = ["data:"]
-    test = next((split for split in _TESTS if split in rest), None)
-    train = "train" if "train" in rest else next((split for split in rest if split != test), None)
+    by_word = {split.lower(): split for split in rest}
+    test = next((by_word[word] for word in _TESTS if word in by_word), None)
+    other = next((split for split in rest if split != test), None)
+    train = next((by_word[word] for word in _TRAINS if word in by_word), other)
     for key, split in (("train", train), ("test", test)):
         if split is not None:
             lines.append(f"  {key}: {rest.pop(split)}")
@@ -282,11 +285,6 @@ def _limit(text: str) -> int | float:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no limit; write a fraction such as 0.001, or a number") from None
-
-
-def _classes(collection: Collection) -> int:
-    names = collection.class_names
-    return len(names) if names else int(collection.items.column("label").to_numpy().max()) + 1
 
 
 def _say(console: Console, text: str) -> None:

@@ -27,7 +27,7 @@ def opened(uri: str, kind: str | None, split: str | None, scratch: str | None) -
     known = None if kind is None else _named(kind)
     space = Scratch(scratch)
     try:
-        found = _look(uri, split, space)
+        found = _look(uri, split, space, known is not None)
         yield (known or _detect(found)).collect(found)
     finally:
         space.close()
@@ -41,15 +41,15 @@ def _named(kind: str) -> Kind:
     raise DataError(f"{kind!r} is no kind of source{hint}", where="--kind", fix=f"Use one of {', '.join(KINDS)}")
 
 
-def _look(uri: str, split: str | None, space: Scratch) -> Found:
+def _look(uri: str, split: str | None, space: Scratch, forced: bool) -> Found:
     place = parse(uri)
     there = kind_at(place.uri)
     if there == "nothing":
         if is_pattern(uri):
             folder, names = match(place.uri)
-            return Found(folder, False, names, split, space)
+            return Found(folder, False, names, split, space, forced)
         raise DataError("does not exist", where=place.uri, fix="Check the source")
-    return Found(place.uri, there == "file", None, split, space)
+    return Found(place.uri, there == "file", None, split, space, forced)
 
 
 def _detect(found: Found) -> Kind:

@@ -219,7 +219,7 @@ def _manifest(job: Job, parts: list[Part]) -> Manifest:
     if not counts:
         raise DataError("no image of it can be used", where=collection.uri, fix="Check what the source holds")
     names = collection.class_names
-    classes = len(names) if names else int(np.max(collection.items.column("label").to_numpy())) + 1
+    classes = collection.num_classes
     mean, std = tally.mean_std() or (None, None)
     content = [[part.digests.row_groups, part.shard.rows, part.shard.row_groups] for part in parts]
     described = json.dumps([content, names, classes, mean, std, collection.split])

@@ -22,6 +22,7 @@ class Found:
         files: names that a pattern chose in the folder; None without a pattern.
         split: the one split that is asked for; None for all.
         scratch: where to put what must be unpacked.
+        forced: whether the user named the kind.
     """
 
     uri: str
@@ -29,6 +30,7 @@ class Found:
     files: list[str] | None
     split: str | None
     scratch: Scratch
+    forced: bool = False
 
     @cached_property
     def entries(self) -> dict[str, Entry]:

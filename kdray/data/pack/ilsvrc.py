@@ -24,6 +24,7 @@ from kdray.data.pack.tarindex import Piece, TarIndex, index_tar, index_tars
 from kdray.errors import DataError
 
 TRAIN, VAL = "ILSVRC2012_img_train", "ILSVRC2012_img_val"
+CLASSES = 1000
 _CLASS_TAR = re.compile(r"(?:.*/)?(n\d{8})\.tar")
 _VAL_NAME = r"(?:^|/)ILSVRC2012_val_(?P<number>\d{8})\.(?i:jpe?g)$"
 
@@ -85,7 +86,10 @@ def _train(given: _Given, tars: list[tuple[str, Piece]]) -> Collection:
         file=pa.array(np.repeat([number[piece.uri] for _, piece in tars], counts), pa.int32()),
         offset=pa.array(np.concatenate([index.offset[row] for _, index, row in taken]), pa.int64()),
     )
-    return _members(given, items, files, "train", kit.names if kit else wnids, left_out(indexes, sum(counts)))
+    notes = left_out(indexes, sum(counts))
+    if kit is None and len(wnids) != CLASSES:  # only the devkit tells a subset that is meant from one that is not
+        notes.append(f"tars of {len(wnids)} of ImageNet's {CLASSES} classes are there; with the devkit all must be")
+    return _members(given, items, files, "train", kit.names if kit else wnids, notes)
 
 
 def _val(given: _Given, uri: str) -> Collection:

@@ -15,11 +15,10 @@ from kdray.data.pack.collection import BadItem, Collection, items_table
 from kdray.data.pack.found import Found, Kind
 from kdray.data.pack.listing import Entry, entries, is_hidden, is_image, told
 from kdray.data.pack.ranges import LOCAL_THREADS, REMOTE_THREADS, read_files
+from kdray.data.pack.splits import Asked, Layout, Part, is_split, lay_out
 from kdray.errors import DataError
 from kdray.store import open_uri
 from kdray.store.store import explaining
-
-SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
 
 
 class ImageFolder(Collection):
@@ -42,98 +41,111 @@ def matches(found: Found) -> str:
     """Looks into folders only until the first image: listing them all is for `collect`."""
     if found.file or found.files is not None:
         return ""
-    splits, _ = _splits(found)
-    for split in splits:
-        for name in split.classes[:64]:
-            inside = entries(f"{split.folder}/{name}")
-            if any(is_image(entry.name) and not entry.folder for entry in inside.values()):
-                return f"class folders such as {name}/"
-            for deeper in [entry.name for entry in inside.values() if entry.folder][:2]:
-                if any(is_image(below) for below in entries(f"{split.folder}/{name}/{deeper}")):
-                    return f"class folders such as {name}/"
+    tree = _Folders(found)
+    for name in tree.folders("")[:64]:
+        inner = tree.folders(name) if is_split(name) else []
+        deep = 2 if inner or any(is_split(below) for below in tree.folders(name)) else 1
+        if tree.holds(name, deep):
+            return f"class folders such as {(inner or [name])[0]}/"
     return ""
 
 
 def collect(found: Found) -> list[Collection]:
     """One collection a split. The classes of all splits are numbered together, sorted by name as torchvision does."""
-    splits, notes = _splits(found)
-    names = sorted({name for split in splits for name in split.classes})
+    asked = Asked(found.uri, "imagefolder", found.split, found.forced)
+    layout = lay_out(_Folders(found), asked)
+    names = sorted({name for part in layout.parts for name in part.classes})
     if not names:
         fix = "Put each class's images into a folder of its own"
         raise DataError("holds no class folders", where=found.uri, fix=fix)
-    found.check_split([split.name for split in splits])
-    return [_collection(found, split, names, notes) for split in splits if found.wants(split.name)]
+    found.check_split([part.split for part in layout.parts])
+    return [_collection(found, layout, part, names, asked) for part in layout.parts if found.wants(part.split)]
 
 
 KIND = Kind("imagefolder", "class folders of image files, with or without train/ and val/ above them", matches, collect)
 
 
-@dataclass
-class _Split:
-    name: str
-    folder: str
-    classes: list[str]
-    loose: list[str]
+class _Folders:
+    """The folders of a source as a `Tree`."""
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+        self.listed = {"": found.entries}
+
+    def folders(self, at: str) -> list[str]:
+        return [entry.name for entry in self._inside(at).values() if entry.folder]
+
+    def loose(self, at: str) -> tuple[int, str]:
+        names = [name for name, entry in self._inside(at).items() if not entry.folder and is_image(name)]
+        return len(names), names[0] if names else ""
+
+    def holds(self, at: str, deep: int | None = None) -> bool:
+        """As `Tree` has it, but `deep` folders below `at` at most."""
+        uri = self.found.at(at)
+        with explaining(uri, "list"):
+            return _holds_remote(uri, deep) if "://" in uri else _holds_local(uri, deep, set())
+
+    def _inside(self, at: str) -> dict[str, Entry]:
+        if at not in self.listed:
+            self.listed[at] = entries(self.found.at(at))
+        return self.listed[at]
 
 
-def _splits(found: Found) -> tuple[list[_Split], list[str]]:
-    """(splits, notes about what is beside them); a tree without splits is one, "train".
-
-    A folder named "train" is a split when it holds folders and no images: a class may have that name as well.
-    """
-    folders = [entry.name for entry in found.entries.values() if entry.folder]
-    flat: list[str] = []
-    splits: list[_Split] = []
-    for name in sorted((name for name in folders if name in SPLITS), key=SPLITS.index):
-        split = _split(name, found.at(name), entries(found.at(name)))
-        if split.classes and not split.loose:
-            splits.append(split)
-        elif split.loose:
-            flat.append(name)
-    if not splits:
-        return [_split("train", found.uri, found.entries)], []
-    notes = [f"{name}/ has images without class folders and was left out" for name in flat]
-    names = {split.name for split in splits} | set(flat)
-    if others := [name for name in folders if name not in names]:
-        notes.append(f"what stands beside the splits was left out: {told(others)}")
-    return splits, notes
+def _holds_local(folder: str, deep: int | None, above: set[tuple[int, int]]) -> bool:
+    """Of a folder of images only the first is looked at."""
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return False
+    inner: list[str] = []
+    with os.scandir(folder) as found:
+        for item in found:
+            if is_hidden(item.name):
+                continue
+            if item.is_dir():
+                inner.append(item.path)
+            elif is_image(item.name):
+                return True
+    less = None if deep is None else deep - 1
+    return deep != 0 and any(_holds_local(path, less, above | {here}) for path in sorted(inner))
 
 
-def _split(name: str, folder: str, inside: dict[str, Entry]) -> _Split:
-    classes = [entry.name for entry in inside.values() if entry.folder]
-    return _Split(
-        name, folder, classes, [name for name, entry in inside.items() if not entry.folder and is_image(name)]
-    )
+def _holds_remote(folder: str, deep: int | None) -> bool:
+    inside = entries(folder)
+    if any(is_image(name) and not entry.folder for name, entry in inside.items()):
+        return True
+    less = None if deep is None else deep - 1
+    return deep != 0 and any(_holds_remote(f"{folder}/{name}", less) for name, entry in inside.items() if entry.folder)
 
 
-def _collection(found: Found, split: _Split, names: list[str], notes: list[str]) -> Collection:
-    with ThreadPoolExecutor(REMOTE_THREADS if "://" in split.folder else LOCAL_THREADS) as pool:
-        listed = list(pool.map(lambda name: list_images(split.folder, name), split.classes))
+def _collection(found: Found, layout: Layout, part: Part, names: list[str], asked: Asked) -> Collection:
+    folder = found.at(part.folder) if part.folder else found.uri
+    with ThreadPoolExecutor(REMOTE_THREADS if "://" in folder else LOCAL_THREADS) as pool:
+        listed = list(pool.map(lambda name: list_images(folder, name), part.classes))
     counts = [len(one.sizes) for one in listed]
     number = {name: label for label, name in enumerate(names)}
     items = items_table(
         pa.chunked_array([one.paths for one in listed], pa.string()),
-        np.repeat(np.array([number[name] for name in split.classes], np.int64), counts),
+        np.repeat(np.array([number[name] for name in part.classes], np.int64), counts),
         np.concatenate([np.zeros(0, np.int64), *(one.sizes for one in listed)]),
     )
-    notes = list(notes)
-    if split.loose:
-        notes.append(f"{len(split.loose)} images beside the class folders were left out, such as {split.loose[0]}")
+    notes = [f"all stands in {layout.top}/, which was passed over"] if layout.top else []
+    notes += [*layout.notes, *part.notes(sum(counts), asked)]
     if others := sum(one.others for one in listed):
         example = next(one.example for one in listed if one.others)
         notes.append(f"{others} files without an image's ending were left out, such as {example}")
     if hidden := sum(one.hidden for one in listed):
         notes.append(f"{hidden} hidden files or folders were left out")
-    holding = {name for name, count in zip(split.classes, counts, strict=True) if count}
+    holding = {name for name, count in zip(part.classes, counts, strict=True) if count}
     if empty := [name for name in names if name not in holding]:
-        notes.append(f"{len(empty)} of {len(names)} classes have no image in {split.name}: {told(empty, 4)}")
+        notes.append(f"{len(empty)} of {len(names)} classes have no image in {part.split}: {told(empty, 4)}")
     return ImageFolder(
         items,
-        split.folder,
+        folder,
         kind="imagefolder",
         uri=found.uri,
-        split=split.name,
-        has_splits=split.folder != found.uri,
+        split=part.split,
+        has_splits=layout.has_splits,
         class_names=names,
         notes=notes,
     )

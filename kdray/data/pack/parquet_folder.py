@@ -19,12 +19,12 @@ from kdray.data.footers import hugging_face_names
 from kdray.data.pack.collection import Collection, items_table
 from kdray.data.pack.columns import Columns, choose
 from kdray.data.pack.found import Found, Kind
-from kdray.data.pack.imagefolder import SPLITS
 from kdray.data.pack.listing import entries, size_of, told
 from kdray.data.pack.names import names_beside
 from kdray.data.pack.parquet_rows import ParquetRows, Unreadable, read_columns, read_footer
 from kdray.data.pack.ranges import LOCAL_THREADS, REMOTE_THREADS
 from kdray.data.pack.shardset import split_of
+from kdray.data.pack.splits import is_split, split_order
 from kdray.errors import DataError
 
 _ENDING = ".parquet"
@@ -60,14 +60,14 @@ def _files(found: Found) -> dict[str, list[str]]:
     if found.files is not None:
         return _grouped({name: found.at(name) for name in found.files})
     files = _grouped({name: found.at(name) for name, it in found.entries.items() if not it.folder})
-    for folder in ("data", *SPLITS) if not files else ():
-        if folder in found.entries and found.entries[folder].folder:
-            at = found.at(folder)
-            inside = {name: f"{at}/{name}" for name, it in entries(at).items() if not it.folder and _is_ours(name)}
-            if folder == "data":
-                files = _grouped(inside)
-            elif inside:
-                files[folder] = list(inside.values())
+    folders = [it.name for it in found.entries.values() if it.folder and (it.name == "data" or is_split(it.name))]
+    for folder in sorted(folders, key=lambda name: (name != "data", split_order(name))) if not files else ():
+        at = found.at(folder)
+        inside = {name: f"{at}/{name}" for name, it in entries(at).items() if not it.folder and _is_ours(name)}
+        if folder == "data":
+            files = _grouped(inside)
+        elif inside:
+            files[folder] = list(inside.values())
     return files
 
 
@@ -76,8 +76,7 @@ def _grouped(uris: dict[str, str]) -> dict[str, list[str]]:
     for name, uri in uris.items():
         if _is_ours(name):
             groups.setdefault(_split_of(name), []).append(uri)
-    known = {split: place for place, split in enumerate(SPLITS)}
-    return {split: groups[split] for split in sorted(groups, key=lambda split: (known.get(split, len(known)), split))}
+    return {split: groups[split] for split in sorted(groups, key=split_order)}
 
 
 def _is_ours(name: str) -> bool:
@@ -162,8 +161,9 @@ def _collections(found: Found, parts: dict[str, list[_Part]]) -> list[Collection
             row = pc.index(part.labels.is_null(), True).as_py()
             raise DataError(f"row {row} has no label", where=part.uri, fix="Leave such rows out")
     names = _names(found, whole)
+    classes = max(_highest(part) for part in whole) + 1  # of all splits, whichever is wanted: all were looked at
     return [
-        _collection(found, split, of_split, names, notes, len(parts) + len(unlabelled) > 1)
+        _collection(found, split, of_split, names, classes, notes, len(parts) + len(unlabelled) > 1)
         for split, of_split in parts.items()
         if found.wants(split)
     ]
@@ -195,6 +195,7 @@ def _collection(
     split: str,
     parts: list[_Part],
     names: tuple[str, ...] | None,
+    classes: int,
     notes: list[str],
     has_splits: bool,
 ) -> Collection:
@@ -226,8 +227,14 @@ def _collection(
         split=split,
         has_splits=has_splits,
         class_names=names,
+        num_classes=classes,
         notes=[*notes, *path_notes],
     )
+
+
+def _highest(part: _Part) -> int:
+    """The highest class number, -1 where labels are names or there are none."""
+    return int(pc.max(part.labels).as_py() or 0) if part.rows and pa.types.is_integer(part.labels.type) else -1
 
 
 def _labels(part: _Part, names: tuple[str, ...] | None) -> np.ndarray:

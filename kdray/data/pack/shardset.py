@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdray.data.pack.found import Found
-from kdray.data.pack.imagefolder import SPLITS
 from kdray.data.pack.listing import IMAGE_ENDINGS, entries
 from kdray.data.pack.ranges import LOCAL_THREADS, REMOTE_THREADS
+from kdray.data.pack.splits import SPLITS, is_split, split_order
 from kdray.data.pack.tarindex import TarIndex, index_tars
 from kdray.data.pack.unpack import ENDINGS, plain_tar
 
@@ -44,16 +44,16 @@ def find_shards(found: Found) -> list[Shards]:
         if is_tar(name):
             groups.setdefault(split_of(name) or "", []).append(found.at(name))
     if not groups and found.files is None:
-        for folder in SPLITS:
-            if folder in found.entries and found.entries[folder].folder:
-                inside = [name for name, it in entries(found.at(folder)).items() if not it.folder and is_tar(name)]
-                if inside:
-                    groups[folder] = [f"{found.at(folder)}/{name}" for name in inside]
+        folders = [it.name for it in found.entries.values() if it.folder and is_split(it.name)]
+        for folder in sorted(folders, key=split_order):
+            inside = [name for name, it in entries(found.at(folder)).items() if not it.folder and is_tar(name)]
+            if inside:
+                groups[folder] = [f"{found.at(folder)}/{name}" for name in inside]
         return [Shards(split, True, tuple(tars)) for split, tars in groups.items()]
     if "" in groups:  # a word in some names only says nothing
         together = sorted(tar for tars in groups.values() for tar in tars)
         return [Shards("train", False, tuple(together))]
-    ordered = sorted(groups, key=SPLITS.index)
+    ordered = sorted(groups, key=split_order)
     return [Shards(split, len(groups) > 1, tuple(groups[split])) for split in ordered]
 
 

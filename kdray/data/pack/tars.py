@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from kdray.data.pack import webdataset
 from kdray.data.pack.collection import Collection, items_table
 from kdray.data.pack.found import Found, Kind
-from kdray.data.pack.imagefolder import SPLITS
 from kdray.data.pack.listing import told
 from kdray.data.pack.members import Members
 from kdray.data.pack.shardset import Shards, find_shards, images_of, joined, left_out, open_shards
+from kdray.data.pack.splits import Asked, Layout, Part, lay_out
 from kdray.data.pack.tarindex import TarIndex
 from kdray.errors import DataError
 
@@ -52,107 +52,136 @@ def _find(found: Found) -> list[Shards]:
 
 @dataclass
 class _Images:
-    """Images of one split in several tars: `paths` from the class folder on, with places in `files`."""
+    """Images of several tars, in their order, with their places in `files`; `folder` numbers `folders`, each once."""
 
-    split: str
-    has_splits: bool
+    shards: Shards
     files: list[str]
     paths: pa.Array
+    folders: list[str]
+    folder: np.ndarray
     file: np.ndarray
     offset: np.ndarray
     size: np.ndarray
     here: bool
     notes: list[str]
 
+    def classes(self, below: str) -> list[str | None]:
+        """For each of `folders` the folder in `below` that it is or stands in, None where it is not there."""
+        start = f"{below}/" if below else ""
+        return [
+            folder[len(start) :].partition("/")[0] if folder.startswith(start) and folder != "" else None
+            for folder in self.folders
+        ]
+
+
+class _Folders:
+    """The folders of images in tars as a `Tree`; tars named as splits stand in folders of these names."""
+
+    def __init__(self, parts: list[_Images], by_split: bool) -> None:
+        self.children: dict[str, set[str]] = {"": set()}
+        self.counts: dict[str, tuple[int, str]] = {}
+        for part in parts:
+            _, first, counts = np.unique(part.folder, return_index=True, return_counts=True)
+            for folder, row, count in zip(part.folders, first.tolist(), counts.tolist(), strict=True):
+                below = "/".join(([part.shards.split] if by_split else []) + ([folder] if folder else []))
+                self.counts[below] = (count, part.paths[row].as_py().rpartition("/")[2])
+                while below:
+                    below, _, name = below.rpartition("/")
+                    known = below in self.children
+                    self.children.setdefault(below, set()).add(name)
+                    if known:
+                        break
+
+    def folders(self, at: str) -> list[str]:
+        return sorted(self.children.get(at, ()))
+
+    def loose(self, at: str) -> tuple[int, str]:
+        return self.counts.get(at, (0, ""))
+
+    def holds(self, at: str) -> bool:
+        return at in self.counts or at in self.children
+
 
 def _collections(
     found: Found, shards: list[Shards], opened: dict[str, tuple[list[TarIndex], bool]]
 ) -> list[Collection]:
-    parts: list[_Images] = []
-    for one in shards:  # all of them, whatever split is wanted: the classes of all are numbered together
-        indexes, here = opened[one.split] if one.split in opened else open_shards(found, one)
-        parts += _images(one, indexes, here)
-    names = sorted({name for part in parts for name in pc.unique(_first(part.paths)).to_pylist()})
-    found.check_split([part.split for part in parts])
-    return [_collection(found, part, names) for part in parts if found.wants(part.split)]
+    # All of them, whatever split is wanted: the classes of all are numbered together.
+    images = [_images(one, *(opened.get(one.split) or open_shards(found, one))) for one in shards]
+    asked = Asked(found.uri, "tar", found.split, found.forced)
+    given = [one.split for one in shards] if shards[0].has_splits else []
+    layout = lay_out(_Folders(images, bool(given)), asked, given)
+    names = sorted({name for part in layout.parts for name in part.classes})
+    if not names:
+        raise _no_classes(images[0])
+    if not layout.has_splits:
+        layout = replace(layout, parts=(replace(layout.parts[0], split=shards[0].split),))
+    found.check_split([part.split for part in layout.parts])
+    of_split = {one.shards.split: one for one in images} if given else {}
+    return [
+        _collection(found, of_split.get(part.split, images[0]), layout, part, names, asked, bool(given))
+        for part in layout.parts
+        if found.wants(part.split)
+    ]
 
 
-def _collection(found: Found, part: _Images, names: list[str]) -> Collection:
-    labels = pc.index_in(_first(part.paths), pa.array(names, pa.string()))
+def _collection(
+    found: Found, images: _Images, layout: Layout, part: Part, names: list[str], asked: Asked, by_split: bool
+) -> Collection:
+    below = part.folder.partition("/")[2] if by_split else part.folder
+    number = {name: label for label, name in enumerate(names)}
+    of_folder = np.array([-1 if name is None else number[name] for name in images.classes(below)], np.int64)
+    rows = np.flatnonzero(of_folder[images.folder] >= 0)
+    labels = of_folder[images.folder[rows]]
+    paths = images.paths.take(pa.array(rows))
     items = items_table(
-        part.paths, labels, part.size, file=pa.array(part.file, pa.int32()), offset=pa.array(part.offset, pa.int64())
+        pc.utf8_slice_codeunits(paths, len(below) + 1) if below else paths,
+        labels,
+        images.size[rows],
+        file=pa.array(images.file[rows], pa.int32()),
+        offset=pa.array(images.offset[rows], pa.int64()),
     )
-    holding = set(pc.unique(labels).to_pylist())
-    notes = list(part.notes)
-    if empty := [name for number, name in enumerate(names) if number not in holding]:
+    notes = [*layout.notes, *part.notes(len(rows), asked), *images.notes]
+    if empty := [name for name in names if name not in part.classes]:
         notes.append(f"{len(empty)} of {len(names)} classes have no image in {part.split}: {told(empty, 4)}")
     return Members(
         items,
-        part.files,
+        images.files,
         kind="tar",
         uri=found.uri,
         split=part.split,
-        has_splits=part.has_splits,
+        has_splits=layout.has_splits,
         class_names=names,
-        here=part.here,
+        here=images.here,
         notes=notes,
     )
 
 
-def _images(shards: Shards, indexes: list[TarIndex], here: bool) -> list[_Images]:
+def _images(shards: Shards, indexes: list[TarIndex], here: bool) -> _Images:
     rows = [images_of(index) for index in indexes]
     paths = joined([index.names.take(pa.array(row)) for index, row in zip(indexes, rows, strict=True)])
-    where = shards.tars[0] if len(shards.tars) == 1 else shards.tars[0].rpartition("/")[0]
     if not len(paths):
-        raise DataError("holds no images", where=where, fix="Check the archive, or use --kind")
-    paths = _stripped(paths.combine_chunks())
-    flat = pc.invert(pc.match_substring(paths, "/"))
-    if pc.any(flat).as_py():
-        name = paths.filter(flat)[0].as_py()
-        fix = "Put each class's images into a folder of its own, or a KEY.cls with the class number beside each KEY.jpg"
-        raise DataError(f"{name} stands in no class folder, and has no label", where=where, fix=fix)
-    whole = _Images(
-        split=shards.split,
-        has_splits=shards.has_splits,
+        raise DataError("holds no images", where=_where(shards), fix="Check the archive, or use --kind")
+    paths = paths.combine_chunks()
+    folders = pc.replace_substring_regex(paths, r"/?[^/]*$", "", max_replacements=1).dictionary_encode()
+    return _Images(
+        shards=shards,
         files=[index.tar.uri for index in indexes],
         paths=paths,
+        folders=folders.dictionary.to_pylist(),
+        folder=folders.indices.to_numpy(zero_copy_only=False),
         file=np.repeat(np.arange(len(indexes)), [len(row) for row in rows]),
         offset=np.concatenate([index.offset[row] for index, row in zip(indexes, rows, strict=True)]),
         size=np.concatenate([index.size[row] for index, row in zip(indexes, rows, strict=True)]),
         here=here,
         notes=left_out(indexes, len(paths)),
     )
-    return [whole] if shards.has_splits else _by_split(whole)
 
 
-def _by_split(whole: _Images) -> list[_Images]:
-    """Parts by split folder, when the first folders are all splits with class folders in them."""
-    first = pc.unique(_first(whole.paths)).to_pylist()
-    deep = pc.all(pc.greater(pc.count_substring(whole.paths, "/"), 1)).as_py()
-    if not deep or any(name not in SPLITS for name in first):
-        return [whole]
-    parts = []
-    for split in sorted(first, key=SPLITS.index):
-        rows = np.flatnonzero(pc.equal(_first(whole.paths), split).to_numpy(zero_copy_only=False))
-        paths = _rest(whole.paths.take(pa.array(rows)))
-        places = (whole.file[rows], whole.offset[rows], whole.size[rows])
-        parts.append(_Images(split, True, whole.files, paths, *places, whole.here, whole.notes))
-    return parts
+def _no_classes(images: _Images) -> DataError:
+    name = images.paths[0].as_py()
+    fix = "Put each class's images into a folder of its own, or a KEY.cls with the class number beside each KEY.jpg"
+    return DataError(f"{name} stands in no class folder, and has no label", where=_where(images.shards), fix=fix)
 
 
-def _stripped(paths: pa.Array) -> pa.Array:
-    """Without the folders that all images stand in, down to a class folder or a split folder."""
-    while True:
-        first = pc.unique(_first(paths)).to_pylist()
-        deep = pc.all(pc.greater(pc.count_substring(paths, "/"), 1)).as_py()
-        if len(first) != 1 or not deep or first[0] in SPLITS:
-            return paths
-        paths = _rest(paths)
-
-
-def _first(paths: pa.Array) -> pa.Array:
-    return pc.list_element(pc.split_pattern(paths, "/", max_splits=1), 0)
-
-
-def _rest(paths: pa.Array) -> pa.Array:
-    return pc.list_element(pc.split_pattern(paths, "/", max_splits=1), 1)
+def _where(shards: Shards) -> str:
+    return shards.tars[0] if len(shards.tars) == 1 else shards.tars[0].rpartition("/")[0]

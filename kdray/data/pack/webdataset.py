@@ -23,12 +23,24 @@ from kdray.errors import DataError
 # As WebDataset splits a name: the folders and all up to the first dot of the last part are the key.
 _NAME = r"^(?P<key>(?:[^/]*/)*[^/.]+)\.(?P<ending>[^/]*)$"
 _JSON_KEYS = ("label", "cls", "class", "class_id")
-_FIX = "Write KEY.cls with a class number, or KEY.json with a label, beside each KEY.jpg"
+_IMAGES = pa.array([ending[1:] for ending in sorted(IMAGE_ENDINGS)])
+_FIX = (
+    "Write KEY.cls with a class number, or KEY.json with a label, beside each KEY.jpg; --kind tar takes class folders"
+)
 
 
 def has_labels(indexes: Sequence[TarIndex]) -> bool:
-    """Whether the tars hold label files, and so are WebDataset shards."""
-    return any(index.content.null_count < len(index.content) for index in indexes)
+    """Whether the tars hold label files beside images of the same key, and so are WebDataset shards."""
+    return any(_has_labels(index) for index in indexes)
+
+
+def _has_labels(index: TarIndex) -> bool:
+    labels = index.content.is_valid()
+    if not pc.any(labels).as_py():
+        return False
+    keys, endings = _keys(index)
+    beside = pc.is_in(keys.filter(labels), keys.filter(pc.is_in(endings, _IMAGES)).drop_null())
+    return bool(pc.any(beside).as_py())
 
 
 def matches(found: Found) -> str:
@@ -50,7 +62,8 @@ def collections(
 ) -> list[Collection]:
     """One collection for each of `shards` that is wanted; those that are not in `opened` yet are opened.
 
-    Labels that are names are numbered by their order in all splits, so then all splits are looked at.
+    Labels that are names are numbered by their order in all splits, so then all splits are looked at. For numbers they
+    are not, as that may mean to read other tars in full: the count of classes is of what is wanted.
     """
     found.check_split([one.split for one in shards])
     opened = dict(opened)
@@ -69,8 +82,12 @@ def collections(
         for one in shards if names is None else ():
             look(one)
         names = names or _all_names([samples for part in parts.values() for samples in part])
+    numbers = [samples.numbers for part in parts.values() for samples in part if samples.numbers is not None]
+    classes = 1 + max((int(each.max(initial=-1)) for each in numbers), default=-1)
     return [
-        _collection(found, one, *opened[one.split], parts[one.split], names) for one in shards if found.wants(one.split)
+        _collection(found, one, *opened[one.split], parts[one.split], names, classes)
+        for one in shards
+        if found.wants(one.split)
     ]
 
 
@@ -83,7 +100,13 @@ def _all_names(parts: list[_Samples]) -> tuple[str, ...]:
 
 
 def _collection(
-    found: Found, shards: Shards, indexes: list[TarIndex], here: bool, parts: list[_Samples], names: Any
+    found: Found,
+    shards: Shards,
+    indexes: list[TarIndex],
+    here: bool,
+    parts: list[_Samples],
+    names: tuple[str, ...] | None,
+    classes: int,
 ) -> Collection:
     notes = left_out(indexes, 2 * sum(len(part.rows) for part in parts), "images or labels")
     paths = pa.chunked_array([part.index.names.take(pa.array(part.rows)) for part in parts], pa.string())
@@ -111,6 +134,7 @@ def _collection(
         split=shards.split,
         has_splits=shards.has_splits,
         class_names=names,
+        num_classes=classes,
         here=here,
         notes=notes,
     )
@@ -138,13 +162,8 @@ class _Samples:
 
 def _samples(index: TarIndex) -> _Samples:
     where = index.tar.uri
-    split = pc.extract_regex(index.names, _NAME)
-    keys, endings = (pc.struct_field(split, name) for name in ("key", "ending"))
-    endings = pc.utf8_lower(endings)
-    images = pc.is_in(endings, pa.array([ending[1:] for ending in sorted(IMAGE_ENDINGS)])).to_numpy(
-        zero_copy_only=False
-    )
-    rows = np.flatnonzero(images)
+    keys, endings = _keys(index)
+    rows = np.flatnonzero(pc.is_in(endings, _IMAGES).to_numpy(zero_copy_only=False))
     if not len(rows):
         return _Samples(index, rows, None, None)
     codes = keys.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -152,7 +171,11 @@ def _samples(index: TarIndex) -> _Samples:
     if len(np.unique(samples)) < len(samples):
         again = rows[np.flatnonzero(np.bincount(samples)[samples] > 1)[:2]]
         names = [index.names[int(row)].as_py() for row in again]
-        raise DataError(f"one sample has two images: {told(names)}", where=where, fix="Keep one of them")
+        raise DataError(
+            f"one sample has two images: {told(names)}",
+            where=where,
+            fix="Keep one of them; --kind tar takes class folders",
+        )
     label_row = np.full(int(codes.max()) + 1, -1, np.int64)
     for ending in ("json", "cls"):  # where both are there, the class number counts
         chosen = np.flatnonzero(pc.equal(endings, ending).fill_null(False).to_numpy(zero_copy_only=False))
@@ -163,6 +186,12 @@ def _samples(index: TarIndex) -> _Samples:
         name = index.names[int(rows[without[0]])].as_py()
         raise DataError(f"{name} has no label ({len(without)} such images)", where=where, fix=_FIX)
     return _labelled(index, rows, label_row)
+
+
+def _keys(index: TarIndex) -> tuple[pa.Array, pa.Array]:
+    """(key, ending in lower case) of each member, null where its name has no such form."""
+    split = pc.extract_regex(index.names, _NAME)
+    return pc.struct_field(split, "key"), pc.utf8_lower(pc.struct_field(split, "ending"))
 
 
 def _labelled(index: TarIndex, rows: np.ndarray, label_row: np.ndarray) -> _Samples:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from kdray.cli import main
+from kdray.data.dataset import open_dataset
 from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import MANIFEST, WRITING
 from kdray.data.pack.command import data_lines
@@ -105,6 +106,19 @@ def test_one_split_goes_to_its_folder(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "plain" / MANIFEST).exists()
 
 
+def test_splits_keep_their_names(source: Path, tmp_path: Path, capsys: Text) -> None:
+    shutil.copytree(source / "train", tmp_path / "photos" / "Training")
+    shutil.copytree(source / "val", tmp_path / "photos" / "Test")
+    dest = tmp_path / "set"
+    assert shard(tmp_path / "photos", dest, "--workers", 0) == 0
+    out = capsys.readouterr().out
+    said = yaml.safe_load(out[out.index("data:") :])["data"]
+    assert said == {"train": str(dest / "Training"), "test": str(dest / "Test")}
+    dataset = open_dataset(Data(**said, eval_transform=[{"resize": {"size": 32}}, {"center_crop": {"size": 32}}]))
+    assert dataset.class_names == NAMES and dataset.test is not None and dataset.test.manifest.num_samples == 15
+    assert shard("verify", dest) == 0
+
+
 def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path, capsys: Text) -> None:
     assert shard(source, tmp_path / "set", "--dry-run", "--shard-bytes", "30KiB", "--short-side", 20) == 0
     out = capsys.readouterr().out
@@ -169,6 +183,7 @@ def test_lines_for_an_experiment() -> None:
     assert data_lines({"train": "a", "val": "b", "test": "c"}) == ["data:", "  train: a", "  test: c", "  # val: b"]
     assert data_lines({"photos": "a"}) == ["data:", "  train: a"]
     assert data_lines({"val": "a"}) == ["data:", "  test: a"]
+    assert data_lines({"Training": "a", "Testing": "b"}) == ["data:", "  train: a", "  test: b"]
 
 
 @pytest.fixture

@@ -103,6 +103,7 @@ def test_each_archive_alone(tmp_path: Path) -> None:
     plant(tmp_path, {"ILSVRC2012_img_train.tar": train_tar()})
     with open_collections(str(tmp_path / "ILSVRC2012_img_train.tar")) as (train,):
         assert (train.class_names, train.has_splits) == (WNIDS, False)
+        assert train.notes == ("tars of 3 of ImageNet's 1000 classes are there; with the devkit all must be",)
         assert read_all(train) == EXPECTED["train"]
     plant(tmp_path / "b", {"ILSVRC2012_img_val.tar": tar(val_tree())} | kit())
     assert read_source(tmp_path / "b" / "ILSVRC2012_img_val.tar") == {"val": EXPECTED["val"]}

@@ -9,8 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from kdray.data.pack.collection import BadItem, open_collections
+from kdray.data.pack.command import main as shard
+from kdray.data.pack.execute import pack
 from kdray.data.writer import Sample, write_shards
 from kdray.errors import DataError
 from tests.conftest import S3
@@ -151,6 +154,18 @@ def test_a_split_without_labels_is_left_out(tmp_path: Path) -> None:
         assert train.notes == ("test has no labels and was left out",)
     with pytest.raises(DataError, match=r"row 0 of row group 0 of .*test.parquet has the label -1"):
         read_source(tmp_path, split="test")
+
+
+def test_numbers_of_all_splits_are_counted_together(tmp_path: Path) -> None:
+    source, dest = tmp_path / "source", str(tmp_path / "set")
+    for split, rows in (("train", range(6)), ("val", range(6, 8)), ("test", range(0))):
+        plant(source, {f"{split}.parquet": parquet(table(rows, names=False))})
+    with open_collections(str(source), split="val") as (val,):
+        assert val.num_classes == 3 and val.items["label"].to_pylist() == [0, 1]
+        assert pack(val, dest, workers=0).class_counts == (1, 1, 0)
+    console = Console(record=True, width=200)
+    assert shard([str(source), str(tmp_path / "other"), "--split", "val", "--dry-run"], console) == 0
+    assert [cell.strip() for cell in console.export_text().splitlines()[4].split("│")][1:4] == ["val", "2", "3"]
 
 
 def test_rows_without_bytes_and_files_that_change(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sources in object storage that fails, is far away, or is Google's: the right bytes or one clear error."""
+"""Sources, and a set, in object storage that fails, is far away, or is Google's: the right bytes or one clear error."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ import secrets
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdray.data import remote
+from kdray.data.manifest import read_manifest
 from kdray.data.pack.collection import BadItem, open_collections
-from kdray.errors import StoreError
-from kdray.store import retry
+from kdray.data.pack.execute import pack, plan_packing
+from kdray.data.pack.options import PackOptions
+from kdray.data.pack.verify import verify
+from kdray.data.reader import read_rows, text_id
+from kdray.errors import DataError, StoreError
+from kdray.store import Store, retry
 from tests.data.pack import test_official, test_parquet, test_webdataset
 from tests.data.pack.archives import Tree, expected, flowers, images, plant, read_all, read_source, tar
+from tests.data.pack.pictures import collection, contents, write_pictures
+from tests.data.pack.test_resume import Died, dying
 from tests.servers.faulty import Faulty, Rule, refuse
 
 SOURCES: dict[str, tuple[Tree, object]] = {
@@ -43,6 +51,34 @@ def test_on_google_cloud_storage(gcs: str, kind: str) -> None:
     root = f"{gcs}/sources/{kind}"
     plant(root, tree)
     assert read_source(root) == right
+
+
+@pytest.mark.parametrize("at", [1, 4, 9])
+def test_packing_to_google_cloud_storage(gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Stopped on the way, gone on with, verified, and read back: the set that a local packing makes."""
+    source = write_pictures(tmp_path / "pictures", 60)
+    options = PackOptions(shard_bytes=20_000, mean_std=True)
+    pack(collection(source), str(tmp_path / "whole"), options, workers=0)
+    uri = f"{gcs}/packed/{at}"
+    with monkeypatch.context() as patch:
+        dying(patch, at, False)
+        with pytest.raises(Died):
+            pack(collection(source), uri, options, workers=0)
+    with pytest.raises(DataError, match="`kdray shard` goes on"):
+        read_manifest(uri)
+    plan, there = plan_packing(collection(source), uri, options)
+    assert plan is not None and there.startswith("begun: ")
+    manifest = pack(collection(source), uri, options, workers=0)
+    assert plan.shards == len(manifest.shards) > 3
+    local = contents(tmp_path / "whole")
+    assert {name: Store(uri).read_bytes(name) for name in Store(uri).list()} == local
+    verdict = verify(uri, workers=0)
+    assert verdict.good and verdict.own and verdict.rows == 60
+    assert read_manifest(uri) == manifest
+    pictures = {text_id(path.name.encode()): path.read_bytes() for path in source.iterdir()}
+    rows = read_rows(manifest, np.arange(60))
+    assert rows.images == [pictures[number] for number in rows.ids.tolist()] and len(set(rows.ids.tolist())) == 60
+    assert plan_packing(collection(source), uri, options) == (None, "packed already")
 
 
 @pytest.mark.parametrize("kind", SOURCES)

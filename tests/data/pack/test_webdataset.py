@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from kdray.data.dataset import open_dataset
+from kdray.data.manifest import read_manifest
 from kdray.data.pack.collection import open_collections
+from kdray.data.pack.execute import pack
 from kdray.errors import DataError
+from kdray.experiment import Data
 from tests.conftest import S3
-from tests.data.pack.archives import Tree, images, plant, read_source, tar
+from tests.data.pack.archives import Tree, expected, flowers, images, plant, read_source, tar
 
 
 def samples(labels: list[int], first: int = 0, ending: str = "jpg") -> Tree:
@@ -120,6 +124,34 @@ def test_what_cannot_be_used(tmp_path: Path, tree: Tree, says: str) -> None:
         read_source(tmp_path / "a.tar")
     assert says in str(caught.value)
     assert "a.tar" in str(caught.value)
+
+
+def test_numbers_of_all_splits_are_counted_together(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    plant(source, {"a-train.tar": tar(samples([0, 2, 1])), "a-val.tar": tar(samples([1, 0], 50))})
+    with open_collections(str(source)) as collections:
+        assert [one.num_classes for one in collections] == [3, 3]
+        for one in collections:
+            pack(one, str(tmp_path / "set" / one.split), workers=0)
+    sets = {"train": str(tmp_path / "set" / "train"), "test": str(tmp_path / "set" / "val")}
+    whole = [{"resize": {"size": 32}}, {"center_crop": {"size": 24}}]
+    assert open_dataset(Data(**sets, eval_transform=whole)).num_classes == 3
+    val = read_manifest(sets["test"])
+    assert val.num_classes == 3 and val.class_counts == (1, 1, 0)
+    with open_collections(str(source), split="val") as (alone,):  # the other tars are not looked into
+        assert alone.num_classes == 2
+
+
+def test_label_files_that_belong_to_no_image(tmp_path: Path) -> None:
+    tree = flowers() | {"aster/metadata.json": b"{}", "classes.json": b'["aster", "lily", "rose"]', "lily/x.cls": b"1"}
+    (tmp_path / "a.tar").write_bytes(tar(tree))
+    with open_collections(str(tmp_path / "a.tar")) as (collection,):
+        assert collection.kind == "tar"
+    assert read_source(tmp_path / "a.tar") == {"train": expected(flowers())}
+    (tmp_path / "a.tar").write_bytes(tar(tree | {"aster/0.json": b'{"width": 3}'}))
+    with pytest.raises(DataError, match=r"has no label.*--kind tar takes class folders"):
+        read_source(tmp_path / "a.tar")
+    assert read_source(tmp_path / "a.tar", kind="tar") == {"train": expected(flowers())}
 
 
 def test_the_kind_can_be_forced(tmp_path: Path) -> None:
