@@ -134,6 +134,10 @@ class Destination:
             self.store.put_file(name, path)
         self.store.write_json(f"{PARTS}/{record_name(plan, number)}", part.to_json() | {"identity": identity})
 
+    def forget(self, plan: Plan, number: int) -> None:
+        """Remove the record of a shard that is to be written again."""
+        self.store.delete(f"{PARTS}/{record_name(plan, number)}")
+
     @contextlib.contextmanager
     def scratch(self, name: str) -> Iterator[str]:
         """A local path to write a shard to, on the same file system where the folder is local; removed at the end."""

@@ -26,6 +26,7 @@ from kdray.data.pack.options import PackOptions, encoder, identity
 from kdray.data.pack.parts import Job, Part, pack_shard
 from kdray.data.pack.plan import Plan, item_order, make_plan
 from kdray.data.pack.reencode import prepare
+from kdray.data.pack.resume import standing_parts
 from kdray.data.pack.statistics import Tally
 from kdray.data.pack.tasks import Call, run_tasks
 from kdray.errors import DataError, KdrayError
@@ -82,7 +83,7 @@ def pack(
         plan = _plan(collection, options, destination, standing)
         if standing is None:
             destination.begin(_marker(collection, options, plan, digest))
-        job = Job(collection, options, destination, plan, digest, collection.items.num_rows, encoder(options))
+        job = _job(collection, options, destination, plan, digest)
         parts = _run(job, workers, progress)
         manifest = _manifest(job, parts)
         destination.finish(to_json(manifest, [part.digests for part in parts]), digest)
@@ -110,7 +111,8 @@ def plan_packing(collection: Collection, dest_uri: str, options: PackOptions) ->
     plan = _plan(collection, options, destination, standing)
     if standing is None:
         return plan, "to be packed"
-    return plan, f"begun: {len(destination.parts(plan, digest))} shards are there"
+    parts, _ = standing_parts(_job(collection, options, destination, plan, digest))
+    return plan, f"begun: {len(parts)} shards are there"
 
 
 def _plan(
@@ -126,10 +128,16 @@ def _plan(
     return make_plan(collection, options, float(standing["ratio"]))
 
 
+def _job(collection: Collection, options: PackOptions, destination: Destination, plan: Plan, digest: str) -> Job:
+    return Job(collection, options, destination, plan, digest, collection.items.num_rows, encoder(options))
+
+
 def _run(job: Job, workers: int | None, progress: Progress | None) -> list[Part]:
-    """All parts, in order; those that are there are not made again."""
+    """All parts, in order; those that are there are not made again, but for those whose bad files are repaired."""
     plan = job.plan
-    parts = job.destination.parts(plan, job.identity)
+    parts, stale = standing_parts(job)
+    for number in stale:  # never a record beside a shard that it is not of
+        job.destination.forget(plan, number)
     bad: list[BadFile] = []
 
     def count(part: Part, resumed: bool) -> None:

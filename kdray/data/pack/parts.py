@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +15,10 @@ from kdray.data.layout import BadFile, ShardInfo
 from kdray.data.pack.collection import BadItem, Collection
 from kdray.data.pack.options import PackOptions, encoder
 from kdray.data.pack.reencode import Prepared, prepare
+from kdray.data.pack.seen import check_seen
 from kdray.data.pack.statistics import Tally
 from kdray.data.shard_file import ShardDigests, ShardWriter, shard_schema
 from kdray.errors import DataError
-from kdray.store.place import parse
 
 if TYPE_CHECKING:
     from kdray.data.pack.destination import Destination
@@ -140,7 +139,7 @@ def _prepare(
     for at, data in zip(range(len(ranks)), job.collection.read(items), strict=True):
         if stopped():
             raise Stopped
-        row, reason = _one(data, job.options)
+        row, reason = stored(data, job.options)
         if row is None:
             bad[at] = BadFile(paths[at], reason)
             error = job.too_many_bad(list(bad.values()))
@@ -155,7 +154,8 @@ def _prepare(
     return rows, tally, bad
 
 
-def _one(data: bytes | BadItem, options: PackOptions) -> tuple[Prepared | None, str]:
+def stored(data: bytes | BadItem, options: PackOptions) -> tuple[Prepared | None, str]:
+    """What is stored of an item that was read, or None and why it is left out."""
     if isinstance(data, BadItem):
         return None, data.reason
     try:
@@ -171,8 +171,5 @@ def _check_node(job: Job) -> None:
     if encoder(job.options) != job.encoder:
         fix = "Install the same libraries on all nodes"
         raise DataError(f"a node has {encoder(job.options)}, and the packing began with {job.encoder}", fix=fix)
-    collection = job.collection
-    place = parse(collection.uri.split("{")[0].split("*")[0] or "/")
-    if place.scheme == "local" and not collection.here and not os.path.exists(os.path.dirname(place.path)):
-        fix = "Use a folder that all nodes share, s3:// or gs://, or --workers 0 to pack on one machine"
-        raise DataError("is not to be seen from every node of the cluster", where=collection.uri, fix=fix)
+    if not job.collection.here:
+        check_seen(job.collection.uri)
