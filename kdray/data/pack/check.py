@@ -17,6 +17,7 @@ from kdray.data.decode import BadImage, decode
 from kdray.data.footers import hugging_face_names, image_columns
 from kdray.data.layout import ShardColumns
 from kdray.data.pack.parts import Stopped
+from kdray.data.pack.seen import check_seen
 from kdray.data.pack.statistics import Tally
 from kdray.data.remote import is_remote
 from kdray.data.shard_file import RowDigest
@@ -92,9 +93,11 @@ def check_shard(job: Check, expected: Expected, stopped: Callable[[], bool] = la
     """Read a shard again and say all that is wrong with it.
 
     Raises:
-        StoreError: the storage fails, which says nothing about the shard.
+        DataError: this node does not see the folder, which says nothing about the shard.
+        StoreError: the storage fails, which does not either.
         Stopped: `stopped()`.
     """
+    check_seen(job.folder)
     result = Checked(expected.name, 0)
     uri = f"{job.folder.rstrip('/')}/{expected.name}"
     try:

@@ -261,10 +261,15 @@ class TestOthers:
         monkeypatch.setattr(Destination, "begin", lambda *_: None)
         with pytest.raises(DataError, match=r"not to be seen from this node.*--workers 0"):
             pack(collection(source), str(dest), OPTIONS, workers=0)
+
+    @pytest.mark.parametrize("mount_point", [False, True])
+    def test_a_source_that_is_not_seen_from_every_node(self, source: Path, tmp_path: Path, mount_point: bool) -> None:
         elsewhere = collection(source)
-        elsewhere.uri = str(tmp_path / "mounted" / "elsewhere")
-        with pytest.raises(DataError, match="not to be seen from every node"):
-            pack(elsewhere, str(dest), PackOptions(), workers=0)
+        elsewhere.uri = str(tmp_path / "photos")
+        if mount_point:
+            (tmp_path / "photos").mkdir()
+        with pytest.raises(DataError, match=r"photos: is not to be seen from every node.*--workers 0"):
+            pack(elsewhere, str(tmp_path / "set"), PackOptions(max_bad=1.0), workers=0)
 
     def test_shards_that_went_away(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         dest = tmp_path / "set"

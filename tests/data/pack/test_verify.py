@@ -13,6 +13,7 @@ import pytest
 
 from kdray.data.layout import ShardColumns
 from kdray.data.manifest_json import MANIFEST, WRITING
+from kdray.data.pack.check import Check, Expected, check_shard
 from kdray.data.pack.execute import pack
 from kdray.data.pack.options import PackOptions
 from kdray.data.pack.verify import Verdict, verify
@@ -268,6 +269,14 @@ def test_a_set_that_is_not_finished_is_refused(folder: Path) -> None:
         verify(str(folder))
     with pytest.raises(DataError, match="does not exist"):
         verify(str(folder / "nowhere"))
+
+
+@pytest.mark.parametrize("mount_point", [False, True])
+def test_a_node_that_does_not_see_the_folder(tmp_path: Path, mount_point: bool) -> None:
+    if mount_point:
+        (tmp_path / "set").mkdir()
+    with pytest.raises(DataError, match="set: is not to be seen from every node"):
+        check_shard(Check(str(tmp_path / "set"), ShardColumns()), Expected("a.parquet", 10))
 
 
 def test_sets_of_write_shards(tmp_path: Path) -> None:
