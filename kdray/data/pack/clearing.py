@@ -7,6 +7,7 @@ from typing import Any
 from kdray.data.layout import shard_name
 from kdray.data.manifest_json import MANIFEST, PACKING, WRITING
 from kdray.data.pack.destination import OTHER, PARTS, Destination, is_packed, visible
+from kdray.data.pack.rows_file import ROWS_FILE
 from kdray.errors import DataError
 
 
@@ -39,6 +40,7 @@ def clear(destination: Destination) -> bool:
         marker = {"format": PACKING, "version": 1, "identity": "being deleted", "deleting": sorted(ours)}
         store.write_json(WRITING, marker)
     store.delete(MANIFEST)
+    store.delete(ROWS_FILE)
     for name in sorted(ours & there):
         store.delete(name)
     store.delete(PARTS)

@@ -1,9 +1,9 @@
 """Where a packing stands on storage, so that it can be killed at any time and gone on with.
 
 While it is packed, a folder holds `manifest.json.writing`, which says what is packed and makes every reader refuse the
-folder, finished shards under their final names, and `manifest.json.parts/` with a record of each. `manifest.json` comes
-last, then the other two go. Every file is whole or absent, and the same packing always writes the same bytes, so
-several packers of one thing get in nobody's way.
+folder, finished shards under their final names, and `manifest.json.parts/` with a record of each. `manifest.rows` and
+`manifest.json` come last, then the marker and the records go. Every file is whole or absent, and the same packing
+always writes the same bytes, so several packers of one thing get in nobody's way.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from kdray.data.manifest_json import MANIFEST, PACKING, WRITING
 from kdray.data.pack.parts import Part
 from kdray.data.pack.plan import Plan
+from kdray.data.pack.rows_file import ROWS_FILE
 from kdray.errors import DataError, StoreError
 from kdray.store import Store, open_uri
 from kdray.store.local import sync_folder, temporary_name
@@ -156,8 +157,8 @@ class Destination:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
-    def finish(self, content: dict[str, Any], identity: str) -> None:
-        """Make the set visible: every shard is there in its size, then comes the manifest."""
+    def finish(self, content: dict[str, Any], rows: bytes, identity: str) -> None:
+        """Make the set visible: its shards, and no others, are there whole, then come `rows` and the manifest."""
         self.check_ours(identity)
         sizes = self.sizes()
         for shard in content["shards"]:
@@ -165,6 +166,7 @@ class Destination:
                 what = "is missing" if shard["name"] not in sizes else f"has {sizes[shard['name']]} bytes, not its own"
                 fix = "Give the same command again: it writes what is missing"
                 raise DataError(f"{what}, though it was written", where=f"{self.uri}/{shard['name']}", fix=fix)
+        self.store.write_bytes(ROWS_FILE, rows)
         self.store.write_json(MANIFEST, content)
         self.tidy()
 

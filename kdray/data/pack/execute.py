@@ -27,6 +27,7 @@ from kdray.data.pack.parts import Job, Part, pack_shard
 from kdray.data.pack.plan import Plan, item_order, make_plan
 from kdray.data.pack.reencode import prepare
 from kdray.data.pack.resume import standing_parts
+from kdray.data.pack.rows_file import KEY, reference, rows_content
 from kdray.data.pack.statistics import Tally
 from kdray.data.pack.tasks import Call, run_tasks
 from kdray.errors import DataError, KdrayError
@@ -86,7 +87,9 @@ def pack(
         job = _job(collection, options, destination, plan, digest)
         parts = _run(job, workers, progress)
         manifest = _manifest(job, parts)
-        destination.finish(to_json(manifest, [part.digests for part in parts]), digest)
+        rows = rows_content(parts)
+        content = to_json(manifest, [part.digests for part in parts]) | {KEY: reference(rows)}
+        destination.finish(content, rows, digest)
     except KdrayError:
         if destination.is_finished(digest):  # by another packer, who then took away what this one relied on
             return _kept(collection, destination, progress)

@@ -17,7 +17,7 @@ from kdray.data.pack.options import PackOptions, encoder
 from kdray.data.pack.reencode import Prepared, prepare
 from kdray.data.pack.seen import check_seen
 from kdray.data.pack.statistics import Tally
-from kdray.data.shard_file import ShardDigests, ShardWriter, shard_schema
+from kdray.data.shard_file import ShardDigests, ShardWriter, row_digest, shard_schema
 from kdray.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,10 +33,13 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """One finished shard; `class_counts` are (label, rows), `reencoded` of its images are not the source's bytes."""
+    """One finished shard; `row_digests` are those of its rows one after the other, `class_counts` are (label, rows),
+    `reencoded` of its images are not the source's bytes.
+    """
 
     shard: ShardInfo
     digests: ShardDigests
+    row_digests: bytes
     image_bytes: int
     source_bytes: int
     reencoded: int
@@ -45,7 +48,8 @@ class Part:
     bad: tuple[BadFile, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"tally": self.tally.to_json(), "bad": [list(bad) for bad in self.bad]}
+        told = {"row_digests": self.row_digests.hex(), "tally": self.tally.to_json()}
+        return asdict(self) | told | {"bad": [list(bad) for bad in self.bad]}
 
     @staticmethod
     def from_json(said: dict[str, Any]) -> Part:
@@ -54,6 +58,7 @@ class Part:
         return Part(
             shard=ShardInfo(shard["name"], shard["rows"], shard["bytes"], tuple(shard["row_groups"])),
             digests=ShardDigests(digests["sha256"], tuple(digests["row_groups"])),
+            row_digests=bytes.fromhex(said["row_digests"]),
             image_bytes=int(said["image_bytes"]),
             source_bytes=int(said["source_bytes"]),
             reencoded=int(said["reencoded"]),
@@ -106,6 +111,7 @@ def pack_shard(
     rows, tally, bad_at = _prepare(job, items, ranks, stopped)
     paths, labels = items.column("path").to_pylist(), items.column("label").to_pylist()
     counts: Counter[int] = Counter()
+    row_digests = bytearray()
     schema = shard_schema(job.collection.class_names, pa.string())
     with job.destination.scratch(job.plan.name(number)) as path:
         with ShardWriter(path, schema, job.options.row_group_rows) as writer:
@@ -113,11 +119,13 @@ def pack_shard(
                 row = rows[at]
                 if row is not None:
                     writer.add(row.data, labels[at], paths[at], paths[at])
+                    row_digests += row_digest(row.data, labels[at], paths[at])
                     counts[labels[at]] += 1
             info, digests = writer.close()
         part = Part(
             shard=ShardInfo(job.plan.name(number), info.rows, info.bytes, info.row_groups),
             digests=digests,
+            row_digests=bytes(row_digests),
             image_bytes=writer.image_bytes,
             source_bytes=job.plan.source_bytes(number),
             reencoded=sum(row is not None and row.reencoded for row in rows),

@@ -17,6 +17,7 @@ from kdray.cli import main
 from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import MANIFEST, WRITING
 from kdray.data.pack.command import data_lines
+from kdray.data.pack.rows_file import ROWS_FILE
 from kdray.experiment import Data
 from tests.cluster.command import REPOSITORY, Process, running
 from tests.conftest import S3
@@ -91,6 +92,28 @@ def test_verify_looks_at_every_split(source: Path, tmp_path: Path, capsys: Text)
     assert f"{dest / 'val'}: well: 15 images of 3 classes in 1 shard," in done.out and not done.err
     assert shard("verify", dest / "train") == 2
     assert "cut off" in capsys.readouterr().err
+
+
+def test_verify_misses_a_manifest(source: Path, tmp_path: Path, capsys: Text) -> None:
+    dest = tmp_path / "set"
+    assert shard(source, dest, "--workers", 0) == 0
+    (dest / "notes").mkdir()
+    (dest / "train" / MANIFEST).unlink()
+    path = sorted((dest / "train").glob("*.parquet"))[0]
+    path.write_bytes(path.read_bytes()[:-100])
+    capsys.readouterr()
+    assert shard("verify", dest) == 1
+    out = capsys.readouterr().out
+    assert f"  {MANIFEST}: is missing" in out and f"{path.name}: does not read" in out
+    assert f"{dest / 'train'}: 2 problems in" in out and f"{dest / 'val'}: well: 15 images" in out
+    (dest / "val" / MANIFEST).unlink()  # sets of others
+    for name in ("train", "val"):
+        (dest / name / ROWS_FILE).unlink()
+    path.unlink()
+    shutil.copy(next((dest / "val").glob("*.parquet")), path)
+    capsys.readouterr()
+    assert shard("verify", dest) == 0
+    assert capsys.readouterr().out.count("there is no manifest") == 2
 
 
 def test_verify_of_nothing(tmp_path: Path, capsys: Text) -> None:

@@ -16,6 +16,7 @@ from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import MANIFEST
 from kdray.data.pack.execute import pack
 from kdray.data.pack.options import PackOptions
+from kdray.data.pack.rows_file import ROWS_FILE
 from kdray.data.reader import read_labels, read_rows
 from kdray.errors import DataError, StoreError
 from kdray.store import Store
@@ -47,7 +48,9 @@ class TestOriginalBytes:
         manifest = pack(collection(source), str(tmp_path / "set"), SMALL, workers=0)
         assert stored(manifest.uri) == contents(source)
         assert read_manifest(manifest.uri) == manifest
-        assert sorted(contents(tmp_path / "set")) == sorted([MANIFEST, *(shard.name for shard in manifest.shards)])
+        assert sorted(contents(tmp_path / "set")) == sorted(
+            [MANIFEST, ROWS_FILE, *(shard.name for shard in manifest.shards)]
+        )
         assert manifest.num_samples == 150 and len(manifest.shards) > 3 and manifest.class_counts == (50, 50, 50)
         labels, ids = read_labels(manifest)
         assert np.bincount(labels).tolist() == [50, 50, 50] and len(set(ids.tolist())) == 150
@@ -246,7 +249,7 @@ class TestDestination:
         fresh = pack(collection(source), dest, other, workers=0, fresh=True)
         assert read_manifest(dest) == fresh
         assert sorted(contents(tmp_path / "set")) == sorted(
-            [MANIFEST, "README.md", *(shard.name for shard in fresh.shards)]
+            [MANIFEST, ROWS_FILE, "README.md", *(shard.name for shard in fresh.shards)]
         )
 
     def test_other_things_are_never_touched(self, source: Path, tmp_path: Path) -> None:
