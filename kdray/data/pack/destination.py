@@ -105,6 +105,16 @@ class Destination:
         if _identity(said) != identity:
             raise DataError("another packing has begun there", where=self.uri, fix="Pack into folders of their own")
 
+    def check_alone(self, shards: set[str], names: Iterable[str]) -> None:
+        """Raise where, among the `names` in the folder, there are Parquet files besides `shards`: with them no reader
+        would take the set. One may come late, by an upload of an older packing that was thought to be dead.
+        """
+        others = sorted(name for name in set(names) - shards if name.endswith(".parquet") and name[0] not in "._")
+        if others:
+            some = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            fix = "Delete them or move them away, and start it again: it goes on where it stopped"
+            raise DataError(f"holds Parquet files that are not of this packing: {some}", where=self.uri, fix=fix)
+
     def is_finished(self, identity: str) -> bool:
         """Whether the set is there, whole."""
         store = self.store
@@ -161,6 +171,7 @@ class Destination:
         """Make the set visible: its shards, and no others, are there whole, then come `rows` and the manifest."""
         self.check_ours(identity)
         sizes = self.sizes()
+        self.check_alone({shard["name"] for shard in content["shards"]}, sizes)
         for shard in content["shards"]:
             if sizes.get(shard["name"]) != shard["bytes"]:
                 what = "is missing" if shard["name"] not in sizes else f"has {sizes[shard['name']]} bytes, not its own"

@@ -85,6 +85,7 @@ def pack(
         if standing is None:
             destination.begin(_marker(collection, options, plan, digest))
         job = _job(collection, options, destination, plan, digest)
+        destination.check_alone({plan.name(number) for number in range(plan.shards)}, destination.sizes())
         parts = _run(job, workers, progress)
         manifest = _manifest(job, parts)
         rows = rows_content(parts)

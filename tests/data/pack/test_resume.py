@@ -287,6 +287,30 @@ class TestOthers:
         pack(collection(source), str(dest), OPTIONS, workers=0)
         assert read_manifest(str(dest)).num_samples == 119
 
+    def test_a_late_upload_of_another_packing(
+        self, source: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dest, late = tmp_path / "set", "train-00001-of-00003.parquet"
+        plain = Destination.finish
+
+        def finish(self: Destination, *arguments: Any) -> None:
+            (dest / late).write_bytes(b"late")
+            (dest / "_mine.parquet").write_bytes(b"which no reader takes")
+            plain(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Destination, "finish", finish)
+            with pytest.raises(DataError, match=f"not of this packing: {late}. Delete them"):
+                pack(collection(source), str(dest), OPTIONS, workers=0)
+        monkeypatch.setattr("kdray.data.pack.execute.run_tasks", None)
+        with pytest.raises(DataError, match=late):  # before anything else is done
+            pack(collection(source), str(dest), OPTIONS, workers=0)
+        assert not (dest / MANIFEST).exists()
+        (dest / late).unlink()
+        manifest = pack(collection(source), str(dest), OPTIONS, workers=0)
+        (dest / "_mine.parquet").unlink()
+        assert contents(dest) == whole and read_manifest(str(dest)) == manifest
+
     def test_a_storage_that_fails_is_gone_on_from(
         self, source: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, s3: S3
     ) -> None:
