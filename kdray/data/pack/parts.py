@@ -18,7 +18,7 @@ from kdray.data.pack.reencode import Prepared, prepare
 from kdray.data.pack.seen import check_seen
 from kdray.data.pack.statistics import Tally
 from kdray.data.shard_file import ShardDigests, ShardWriter, row_digest, shard_schema
-from kdray.errors import DataError
+from kdray.errors import DataError, StoreError
 
 if TYPE_CHECKING:
     from kdray.data.pack.destination import Destination
@@ -143,11 +143,14 @@ def _prepare(
     """Encoded images of a shard as they will be stored (None: left out), in the order of `items`."""
     rows: list[Prepared | None] = []
     tally, bad = Tally(), dict[int, BadFile]()
+    refused: list[StoreError] = []
     paths = items.column("path").to_pylist()
     for at, data in zip(range(len(ranks)), job.collection.read(items), strict=True):
         if stopped():
             raise Stopped
         row, reason = stored(data, job.options)
+        if isinstance(data, BadItem) and data.error is not None:
+            refused.append(data.error)
         if row is None:
             bad[at] = BadFile(paths[at], reason)
             error = job.too_many_bad(list(bad.values()))
@@ -159,6 +162,8 @@ def _prepare(
         if job.options.mean_std:
             tally.add_pixels(decode(row.data) if row.pixels is None else row.pixels)
         rows.append(row._replace(pixels=None))
+    if len(refused) == len(rows) > 1:
+        raise refused[0]  # then it is not these files: a ticket has expired, a disk is broken
     return rows, tally, bad
 
 
