@@ -14,8 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from kdray.data.decode import decode
+from kdray.data.decode import BadImage, decode
 from kdray.data.pack.options import PackOptions
+
+LONGEST = 65_500  # pixels on a side: more, libjpeg does not write
 
 
 class Prepared(NamedTuple):
@@ -31,7 +33,7 @@ def prepare(data: bytes, options: PackOptions) -> Prepared:
     """Check the encoded image `data` and make of it what is stored.
 
     Raises:
-        BadImage: it does not decode.
+        BadImage: it does not decode, or is too long for a JPEG.
     """
     pixels = decode(data)
     height, width = pixels.shape[:2]
@@ -52,7 +54,13 @@ def target_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def encode(pixels: np.ndarray, size: tuple[int, int], quality: int) -> bytes:
-    """The JPEG of uint8 [H, W, 3] RGB, resized to `size` (height, width): 4:2:0, standard Huffman tables."""
+    """The JPEG of uint8 [H, W, 3] RGB, resized to `size` (height, width): 4:2:0, standard Huffman tables.
+
+    Raises:
+        BadImage: no JPEG is that large.
+    """
+    if max(size) > LONGEST:
+        raise BadImage(f"as a JPEG it would have {size[1]} x {size[0]} pixels, and {LONGEST} a side are the most")
     image = Image.fromarray(pixels)
     if size != pixels.shape[:2]:
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)

@@ -16,6 +16,7 @@ from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import MANIFEST
 from kdray.data.pack.execute import pack
 from kdray.data.pack.options import PackOptions
+from kdray.data.pack.reencode import encode
 from kdray.data.pack.rows_file import ROWS_FILE
 from kdray.data.reader import read_labels, read_rows
 from kdray.errors import DataError, StoreError
@@ -226,6 +227,18 @@ class TestReencoding:
         pixels = np.concatenate([decode(data).reshape(-1, 3) for data in stored(manifest.uri).values()]) / 255.0
         np.testing.assert_allclose(manifest.mean or (), pixels.mean(axis=0), rtol=1e-12)
         assert manifest.sizes is not None and min(manifest.sizes.height[0], manifest.sizes.width[0]) == 32
+
+
+def test_an_image_that_is_too_long_for_a_jpeg_is_a_bad_one(tmp_path: Path) -> None:
+    source = write_pictures(tmp_path / "source", 5)
+    rng = np.random.default_rng(0)
+    (source / "0001-1.jpeg").write_bytes(picture(rng, 9, 74_000, "PNG"))  # 8 x 65777
+    options = PackOptions(short_side=8, max_bad=1)
+    manifest = pack(collection(source), str(tmp_path / "set"), options, workers=0)
+    assert [bad.path for bad in manifest.bad] == ["0001-1.jpeg"] and manifest.num_samples == 4
+    assert manifest.bad[0].reason == "as a JPEG it would have 65777 x 8 pixels, and 65500 a side are the most"
+    data = encode(rng.integers(0, 256, (8, 65_500, 3), np.uint8), (8, 65_500), 50)
+    assert decode(data).shape == (8, 65_500, 3)
 
 
 class TestDestination:
