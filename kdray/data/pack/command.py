@@ -52,7 +52,7 @@ def pack_command(arguments: argparse.Namespace, console: Console) -> int:
             for note in collection.notes:
                 _say(console, f"{collection.split}: {note}")
         if arguments.dry_run:
-            print_plan(collections, arguments.dest, options, console)
+            print_plan(collections, arguments.dest, options, console, fresh=arguments.fresh)
             return 0
         with showing(console) as view:
             for collection in collections:
@@ -131,7 +131,9 @@ def destination(dest: str, collection: Collection) -> str:
     return Store(dest).path_uri(collection.split) if collection.has_splits else Store(dest).uri
 
 
-def print_plan(collections: Sequence[Collection], dest: str, options: PackOptions, console: Console) -> None:
+def print_plan(
+    collections: Sequence[Collection], dest: str, options: PackOptions, console: Console, fresh: bool = False
+) -> None:
     """What a packing would do."""
     from kdray.data.pack.execute import plan_packing
 
@@ -140,7 +142,7 @@ def print_plan(collections: Sequence[Collection], dest: str, options: PackOption
         table.add_column(name, justify="right" if name in ("images", "classes", "size", "shards") else "left")
     for collection in collections:
         to = destination(dest, collection)
-        plan, there = plan_packing(collection, to, options)
+        plan, there = plan_packing(collection, to, options, fresh)
         items = collection.items.num_rows
         size = int(collection.items.column("bytes").to_numpy().sum())
         after = "" if plan is None else f"{'about ' if plan.ratio != 1 else ''}{size_text(size * plan.ratio)}"

@@ -19,7 +19,7 @@ from kdray.data.layout import BadFile, Manifest, Packing, ShardColumns
 from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import to_json
 from kdray.data.pack.apart import check_apart
-from kdray.data.pack.clearing import clear
+from kdray.data.pack.clearing import clear, doomed
 from kdray.data.pack.collection import BadItem, Collection
 from kdray.data.pack.destination import FRESH, Destination
 from kdray.data.pack.options import PackOptions, encoder, identity
@@ -100,14 +100,21 @@ def pack(
     return manifest
 
 
-def plan_packing(collection: Collection, dest_uri: str, options: PackOptions) -> tuple[Plan | None, str]:
-    """The plan of a packing (None: nothing to do) and in a few words what of it is there; nothing is written.
+def plan_packing(
+    collection: Collection, dest_uri: str, options: PackOptions, fresh: bool = False
+) -> tuple[Plan | None, str]:
+    """The plan of a packing (None: nothing to do) and in a few words what of it is there; nothing is written, and with
+    `fresh` nothing deleted.
 
     Raises:
         DataError, StoreError: as `pack`.
     """
     destination = Destination(parse(dest_uri).uri)
     check_apart(collection, destination.uri)
+    old = doomed(destination) if fresh else None
+    if old is not None:
+        told = "1 shard" if len(old) == 1 else f"{len(old)} shards"
+        return _plan(collection, options, destination, None), f"{told} would be deleted"
     digest = identity(collection, options)
     standing = destination.standing(digest)
     if standing is not None and "packing" in standing:
@@ -262,5 +269,7 @@ def _manifest(job: Job, parts: list[Part]) -> Manifest:
             small=options.small if small else None,
             encoder=job.encoder,
             reencoded=sum(part.reencoded for part in parts),
+            shard_bytes=options.shard_bytes,
+            row_group_rows=options.row_group_rows,
         ),
     )

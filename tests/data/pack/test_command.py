@@ -139,6 +139,25 @@ def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path, capsys: Text) ->
     assert capsys.readouterr().out.count("packed already") == 2
 
 
+def test_a_dry_run_of_a_fresh_start(
+    source: Path, tmp_path: Path, capsys: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    dest = tmp_path / "set"
+    assert shard(source / "val", dest, "--workers", 0, "--shard-bytes", "9KiB") == 0
+    before, count = contents(dest), len(list(dest.glob("*.parquet")))
+    capsys.readouterr()
+    assert shard(source / "val", dest, "--dry-run", "--fresh") == 0
+    assert f"{count} shards would be deleted" in capsys.readouterr().out
+    assert shard(source / "val", tmp_path / "none", "--dry-run", "--fresh") == 0
+    assert "deleted" not in capsys.readouterr().out
+    (dest / "mine.parquet").write_bytes(b"mine")
+    assert shard(source / "val", dest, "--dry-run", "--fresh") == 2
+    assert "mine.parquet" in capsys.readouterr().err
+    (dest / "mine.parquet").unlink()
+    assert contents(dest) == before
+
+
 def test_bad_images_are_told(spoiled: Path, tmp_path: Path, capsys: Text) -> None:
     assert shard(spoiled, tmp_path / "set", "--workers", 0) == 2
     error = capsys.readouterr().err
