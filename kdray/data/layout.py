@@ -71,6 +71,7 @@ class Packing:
     """How a set was packed: from what kind of source (`source` is the digest of its listing), in which order, and what
     was done to the images. `short_side` None: every image is as it was; else `reencoded` of them are not, `quality` is
     their JPEG's, and `small` says what became of those that were small enough. `identity` is the digest of all that.
+    Older sets do not tell `shard_bytes` and `row_group_rows`.
     """
 
     kind: str
@@ -84,6 +85,8 @@ class Packing:
     small: str | None = None
     encoder: str | None = None
     reencoded: int = 0
+    shard_bytes: int | None = None
+    row_group_rows: int | None = None
 
 
 class Group(NamedTuple):

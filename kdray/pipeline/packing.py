@@ -12,6 +12,7 @@ from kdray.data.dataset import about
 from kdray.data.manifest import read_manifest
 from kdray.errors import DataError, InputError
 from kdray.experiment import Comparison, Data, Pack
+from kdray.pipeline.pack_wording import for_experiments
 from kdray.store import Store
 
 if TYPE_CHECKING:
@@ -79,6 +80,26 @@ class Goal:
             problem = f"holds the split {split!r}, and this experiment wants {' or '.join(self.splits)}"
             raise self._refused(problem)
         return True
+
+    def notes(self) -> list[str]:
+        """What is to be said of shards that are there: that they are cut otherwise than asked for, or that their source
+        was not looked at.
+
+        Raises:
+            DataError: the shards were made of something else.
+        """
+        found = (self.check_sizes(), self.check_source())
+        return [note for note in found if note is not None]
+
+    def check_sizes(self) -> str | None:
+        """A line where shards or row groups are of another size than asked for, which changes no image."""
+        packing = self._manifest().packing
+        has = {name: getattr(packing, name, None) for name in ("shard_bytes", "row_group_rows")}
+        asked = {name: getattr(self.pack, name) for name, value in has.items() if value is not None}
+        others = [f"{name} {has[name]}, not {wanted}" for name, wanted in asked.items() if has[name] != wanted]
+        if not others:
+            return None
+        return f"data.{self.split}: shards at {self.dest} have {' and '.join(others)}, and are taken as they are"
 
     def check_source(self) -> str | None:
         """Compare shards that are there with the source where that is cheap; else a line that says it was not done.
@@ -162,8 +183,7 @@ def pack_missing(comparison: Comparison, connected: Callable[[], None], console:
     for goal in wanted_of(comparison):
         (there if goal.packed() else wanted).append(goal)
     for goal in there:
-        note = goal.check_source()
-        if note is not None:
+        for note in goal.notes():
             console.print(note, highlight=False, markup=False, soft_wrap=True)
     if not wanted:
         return
@@ -180,7 +200,7 @@ def pack_missing(comparison: Comparison, connected: Callable[[], None], console:
                 console.print(text, style="bold", highlight=False, markup=False, soft_wrap=True)
                 for note in collection.notes:
                     console.print(f"  {note}", highlight=False, markup=False, soft_wrap=True)
-                with showing(console) as progress, about(f"data.{goal.split}"):
+                with showing(console) as progress, about(f"data.{goal.split}"), for_experiments():
                     pack(collection, goal.dest, options_of(goal), workers=None if on_ray else 0, progress=progress)
 
 
@@ -240,7 +260,7 @@ def _opened(together: Sequence[Goal]) -> Iterator[list[Collection]]:
     from kdray.data.pack.collection import open_collections
 
     with ExitStack() as stack:
-        with about(together[0].key):
+        with about(together[0].key), for_experiments():
             found = stack.enter_context(open_collections(together[0].source, kind=together[0].pack.kind))
         chosen = []
         for goal in together:

@@ -196,12 +196,12 @@ class _Planning:
     def _unpacked(self, data: Data) -> list[Goal]:
         try:
             waiting = unpacked(data)
-            notes = [goal.check_source() for goal in goals(data) if goal not in waiting]
+            notes = [note for goal in goals(data) if goal not in waiting for note in goal.notes()]
         except StoreError as error:
             if not lies_elsewhere(data, error):
                 raise
             return []  # what cannot be seen from here is planned from what is declared of it
-        self.not_checked += [note for note in notes if note is not None and note not in self.not_checked]
+        self.not_checked += [note for note in notes if note not in self.not_checked]
         return waiting
 
     def _to_be_packed(self, data: Data, to_pack: list[Goal]) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,11 @@ import pytest
 
 from kdray.data.manifest import read_manifest
 from kdray.data.pack.collection import open_collections
+from kdray.data.pack.destination import FRESH
 from kdray.data.pack.execute import pack as write_set
+from kdray.errors import DataError
 from kdray.experiment import Data
+from kdray.pipeline.pack_wording import for_experiments
 from kdray.pipeline.packing import goals
 from tests.data.photos import photos
 from tests.tiny import Lab, tree_of
@@ -30,6 +34,13 @@ def lay(folder: Path, split: str, each: int, seed: int) -> None:
             path = folder / split / name / f"{split}-{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(next(images))
+
+
+def pack_all(data: dict[str, Any]) -> None:
+    """Pack what an experiment's `data` wants, as `kdray shard` would."""
+    for goal in goals(Data.model_validate({key: data[key] for key in ("train", "test", "pack")})):
+        with open_collections(goal.source, split="train" if goal.split == "train" else "val") as (found,):
+            write_set(found, goal.dest, workers=0)
 
 
 @pytest.fixture
@@ -118,7 +129,7 @@ def test_a_smoke_run_packs_nothing(lab: Lab, flowers: Path) -> None:
     ("pack", "where", "said"),
     [
         ({"source": "nowhere"}, "data.pack.source", "does not exist"),
-        ({"kind": "imagefoldr"}, "data.pack.source", "imagefolder"),
+        ({"kind": "imagefoldr"}, "data.pack.kind: 'imagefoldr' is no kind", "imagefolder"),
     ],
 )
 @pytest.mark.parametrize("dry", [True, False])
@@ -175,10 +186,7 @@ def test_the_source_of_shards_that_are_there_is_compared(lab: Lab, flowers: Path
 def test_shards_of_something_else_are_refused(
     lab: Lab, flowers: Path, swap: bool, pack: dict[str, Any], said: str
 ) -> None:
-    first = changes(flowers)["data"]
-    for goal in goals(Data.model_validate({key: first[key] for key in ("train", "test", "pack")})):
-        with open_collections(goal.source, split="train" if goal.split == "train" else "val") as (found,):
-            write_set(found, goal.dest, workers=0)
+    pack_all(changes(flowers)["data"])
     again = changes(flowers, **pack)
     if swap:
         data = again["data"]
@@ -215,8 +223,59 @@ def test_too_many_bad_images_stop_it(lab: Lab, flowers: Path) -> None:
     (flowers / "train/rose/train-3.jpg").write_bytes(b"no image")
     error = lab.run(changes=changes(flowers)).error()
     assert "rose/train-3.jpg" in error and "data.train" in error
+    assert "or raise data.pack.max_bad_fraction; what is packed is kept" in error and "--" not in error
     record = lab.done(changes=changes(flowers, max_bad_fraction=0.1))
     assert record["data"]["train"]["of"] == 71 and record["data"]["train"]["packed"]["bad_files"] == 1
+
+
+def test_a_packing_that_began_otherwise_is_told_in_an_experiments_words(lab: Lab, flowers: Path) -> None:
+    (flowers / "train/rose/train-3.jpg").write_bytes(b"no image")
+    lab.run(changes=changes(flowers)).error()
+    error = lab.run(changes=changes(flowers, order="source")).error()
+    assert f"data.train {flowers.parent / 'shards/train'}: holds a packing that began" in error
+    assert "Delete that folder to have it packed anew; or name another folder" in error and "--" not in error
+
+
+def test_shards_that_are_cut_otherwise_are_taken(lab: Lab, flowers: Path) -> None:
+    pack_all(changes(flowers)["data"])
+    shards = tree_of(flowers.parent / "shards")
+    again = lab.run("--dry-run", changes=changes(flowers, row_group_rows=32, shard_bytes=100_000))
+    assert again.code == 0, again.err
+    for split, name in (("train", "train"), ("test", "val")):
+        said = f"data.{split}: shards at {flowers.parent / 'shards' / name} have shard_bytes 134217728, not 100000"
+        assert f"{said} and row_group_rows 64, not 32, and are taken as they are" in again.out
+    assert "are taken as they are" not in lab.run("--dry-run", changes=changes(flowers)).out
+    manifest = flowers.parent / "shards/train/manifest.json"
+    said = json.loads(manifest.read_text())
+    del said["packing"]["shard_bytes"], said["packing"]["row_group_rows"]  # as older sets are
+    manifest.write_text(json.dumps(said))
+    again = lab.run("--dry-run", changes=changes(flowers, row_group_rows=32, shard_bytes=100_000))
+    assert again.code == 0 and "data.test: shards" in again.out and "data.train: shards" not in again.out
+    assert set(tree_of(flowers.parent / "shards")) == set(shards)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("Check it, or use --kind", "Check it, or use data.pack.kind"),
+        ("Known are a and b (--kind)", "Known are a and b (data.pack.kind)"),
+        ("Name one of them with --kind tiny-imagenet", "Name one of them with data.pack.kind: tiny-imagenet"),
+        (
+            f"Go on with those; {FRESH}",
+            "Go on with those; delete that folder to have it packed anew; or name another folder",
+        ),
+        (
+            "s3:// or gs://, or --workers 0 to pack on one machine",
+            "s3:// or gs://, or cluster.workers: 0 to pack on one machine",
+        ),
+        ("Lower --workers or --shard-bytes where", "Lower data.pack.shard_bytes where"),
+        ("Look into a--kind", "Look into a--kind"),
+    ],
+)
+def test_options_of_the_command_are_keys_in_an_experiment(said: str, meant: str) -> None:
+    with pytest.raises(DataError) as raised, for_experiments():
+        raise DataError("does not do", where="there", fix=said)
+    assert (raised.value.problem, raised.value.where, raised.value.fix) == ("does not do", "there", meant)
 
 
 def test_two_variants_cannot_share_a_folder(lab: Lab, flowers: Path) -> None:

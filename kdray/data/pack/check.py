@@ -16,7 +16,10 @@ import pyarrow.parquet as pq
 from kdray.data.decode import BadImage, decode
 from kdray.data.footers import hugging_face_names, image_columns
 from kdray.data.layout import ShardColumns
+from kdray.data.pack.changes import Changes, Rows, written_as
 from kdray.data.pack.parts import Stopped
+from kdray.data.pack.rows_file import ShardRows
+from kdray.data.pack.seen import check_seen
 from kdray.data.pack.statistics import Tally
 from kdray.data.remote import is_remote
 from kdray.data.shard_file import RowDigest
@@ -46,13 +49,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of a shard beforehand: all of it from the manifest, of a set without one only name and size."""
+    """What is known of a shard beforehand: all of it from the manifest, of a set without one only name and size; `rows`
+    are missing in older sets, too.
+    """
 
     name: str
     bytes: int
     row_groups: tuple[int, ...] | None = None
     sha256: str | None = None
     digests: tuple[str, ...] | None = None
+    rows: ShardRows | None = None
 
 
 @dataclass(frozen=True)
@@ -92,9 +98,11 @@ def check_shard(job: Check, expected: Expected, stopped: Callable[[], bool] = la
     """Read a shard again and say all that is wrong with it.
 
     Raises:
-        StoreError: the storage fails, which says nothing about the shard.
+        DataError: this node does not see the folder, which says nothing about the shard.
+        StoreError: the storage fails, which does not either.
         Stopped: `stopped()`.
     """
+    check_seen(job.folder)
     result = Checked(expected.name, 0)
     uri = f"{job.folder.rstrip('/')}/{expected.name}"
     try:
@@ -156,6 +164,7 @@ def _check_rows(
     wanted = [image if kind == "binary" else f"{image}.bytes", label, *([key] if key else [])]
     ids: list[pa.Array] = []
     first = 0
+    changes = Changes(expected, sizes, result)
     for group, size in enumerate(sizes):
         try:
             with _reading(uri):
@@ -164,62 +173,57 @@ def _check_rows(
             result.add(f"row group {group} (rows {first} to {first + size - 1}) does not read: {_short(exc)}", first)
             if key:
                 ids.append(pa.nulls(size, shard.schema_arrow.field(key).type))
+            changes.unread = True
             first += size
             continue
         keys = table.column(key).combine_chunks() if key else None
-        found = len(result.problems)
         images = table.column(image)
         images = pc.struct_field(images, "bytes") if kind == "struct" else images
-        digest = _check_group(images, table.column(label), keys, first, classes, result, stopped)
-        wrote = expected.digests[group] if expected.digests and group < len(expected.digests) else None
-        if wrote is not None and digest != wrote and len(result.problems) == found:
-            rows = f"rows {first} to {first + size - 1}"
-            result.add(f"row group {group} ({rows}) holds other labels, ids or images than were written", first)
+        rows = Rows(images, table.column(label), keys)
+        changes.look(group, first, rows, *_check_group(rows, first, classes, result, stopped))
         if keys is not None:
             ids.append(keys)
         first += size
+    changes.end()
     if key:
         result.ids = pa.chunked_array(ids).combine_chunks() if ids else None
 
 
 def _check_group(
-    images: pa.ChunkedArray,
-    labels: pa.ChunkedArray,
-    keys: pa.Array | None,
-    first: int,
-    classes: int | None,
-    result: Checked,
-    stopped: Callable[[], bool],
-) -> str:
-    """Check the rows of one row group and return the digest of what they hold."""
-    digest = RowDigest()
-    ids: list[Any] = keys.to_pylist() if keys is not None else [None] * len(images)
-    for at, (image, label, key) in enumerate(zip(images, labels.to_pylist(), ids, strict=True)):
+    rows: Rows, first: int, classes: int | None, result: Checked, stopped: Callable[[], bool]
+) -> tuple[str, set[int]]:
+    """Check the rows of one row group and return the digest of what they hold, and the rows that are told as wrong."""
+    digest, named = RowDigest(), set[int]()
+
+    def wrong(reason: str, row: int, key: Any = None) -> None:
+        result.add(reason, row, key)
+        named.add(row)
+
+    for row, (image, label, key) in enumerate(rows, first):
         if stopped():
             raise Stopped
-        row = first + at
-        if keys is not None and key is None:
-            result.add("has no id", row)
+        if rows.ids is not None and key is None:
+            wrong("has no id", row)
         if label is None:
-            result.add("has no label", row, key)
+            wrong("has no label", row, key)
         elif label < 0 or (classes is not None and label >= classes):
             last = "0 and up" if classes is None else f"0..{classes - 1}"
-            result.add(f"has the label {label}, but labels are {last}", row, key)
+            wrong(f"has the label {label}, but labels are {last}", row, key)
         else:
             result.class_counts[label] += 1
         if not image.is_valid:
-            result.add("has no image", row, key)
+            wrong("has no image", row, key)
             continue
         data = image.as_buffer().to_pybytes()
-        digest.add(data, -1 if label is None else label, key if isinstance(key, str | int | None) else str(key))
+        digest.add(data, *written_as(label, key))
         try:
             height, width = decode(data).shape[:2]
         except BadImage as exc:
-            result.add(f"its image does not decode: {exc}", row, key)
+            wrong(f"its image does not decode: {exc}", row, key)
             continue
         result.image_bytes += len(data)
         result.tally.add((height, width))
-    return digest.hexdigest()
+    return digest.hexdigest(), named
 
 
 @contextmanager

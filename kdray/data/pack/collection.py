@@ -16,21 +16,22 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kdray.errors import DataError
+from kdray.errors import DataError, StoreError
 
 
 @dataclass(frozen=True)
 class BadItem:
-    """An item whose bytes cannot be had, and why in a few words."""
+    """An item whose bytes cannot be had, and why in a few words; `error` is what the storage said of it."""
 
     reason: str
+    error: StoreError | None = field(default=None, compare=False, repr=False)
 
 
 class Collection(ABC):
@@ -92,7 +93,8 @@ class Collection(ABC):
         """Encoded bytes of the rows `items`, in their order; neighbours in the source are read together.
 
         Raises:
-            StoreError: the storage fails; a file that has gone or shrunk since the listing is a `BadItem` instead.
+            StoreError: the storage fails; a file that has gone or shrunk since the listing, or that alone cannot be
+                read, is a `BadItem` instead.
         """
 
     def place(self, row: int) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from kdray.cli import Parser
 from kdray.data.layout import ColumnNames, Manifest, ShardColumns
 from kdray.data.manifest_json import MANIFEST, WRITING
+from kdray.data.pack.check import Problem
 from kdray.data.pack.collection import Collection, open_collections
 from kdray.data.pack.listing import entries, kind_at
 from kdray.data.pack.options import MIB, PackOptions
@@ -52,7 +53,7 @@ def pack_command(arguments: argparse.Namespace, console: Console) -> int:
             for note in collection.notes:
                 _say(console, f"{collection.split}: {note}")
         if arguments.dry_run:
-            print_plan(collections, arguments.dest, options, console)
+            print_plan(collections, arguments.dest, options, console, fresh=arguments.fresh)
             return 0
         with showing(console) as view:
             for collection in collections:
@@ -70,17 +71,19 @@ def verify_command(arguments: argparse.Namespace, console: Console) -> int:
     workers = arguments.workers
     if workers is None and "RAY_ADDRESS" not in os.environ:
         workers = 0  # reading again is not worth the start of a cluster
-    code, uris = 0, sets_at(arguments.uri)
-    for uri in uris:
+    code, sets = 0, sets_at(arguments.uri)
+    for uri, lacks in sets.items():
         try:
             with showing(console) as view:
                 verdict = verify(uri, columns, workers=workers, progress=view)
         except DataError as error:
-            if len(uris) == 1:
+            if len(sets) == 1:
                 raise
             _say(console, str(error))  # an unfinished split says nothing about the others
             code = 1
             continue
+        if lacks and all(problem.file != MANIFEST for problem in verdict.problems):
+            verdict.problems.insert(0, Problem(MANIFEST, "is missing, and the sets beside this one have theirs"))
         print_verdict(verdict, console, most=None if arguments.all else SHOWN)
         code = code if verdict.good else 1
     return code
@@ -108,15 +111,20 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
-def sets_at(uri: str) -> list[str]:
-    """The sets that a URI means: itself, or the folders of a source's splits in it."""
+def sets_at(uri: str) -> dict[str, bool]:
+    """The sets that a URI means, itself or the folders of a source's splits in it, and whether each lacks a manifest
+    that others there have.
+    """
     if set("*?[") & set(uri.rpartition("/")[2]) or kind_at(uri) != "folder":
-        return [uri]
+        return {uri: False}
     inside = entries(uri)
     if any(name.endswith(".parquet") or name in (MANIFEST, WRITING) for name in inside):
-        return [uri]
+        return {uri: False}
     folders = [Store(uri).path_uri(name) for name, entry in inside.items() if entry.folder]
-    return [folder for folder in folders if {MANIFEST, WRITING} & set(Store(folder).list())] or [uri]
+    held = {folder: Store(folder).list() for folder in folders}
+    marked = {folder for folder, names in held.items() if {MANIFEST, WRITING} & set(names)}
+    bare = {folder for folder, names in held.items() if any(name.endswith(".parquet") for name in names)} - marked
+    return {folder: bool(marked) and folder in bare for folder in folders if folder in marked | bare} or {uri: False}
 
 
 def destination(dest: str, collection: Collection) -> str:
@@ -124,7 +132,9 @@ def destination(dest: str, collection: Collection) -> str:
     return Store(dest).path_uri(collection.split) if collection.has_splits else Store(dest).uri
 
 
-def print_plan(collections: Sequence[Collection], dest: str, options: PackOptions, console: Console) -> None:
+def print_plan(
+    collections: Sequence[Collection], dest: str, options: PackOptions, console: Console, fresh: bool = False
+) -> None:
     """What a packing would do."""
     from kdray.data.pack.execute import plan_packing
 
@@ -133,7 +143,7 @@ def print_plan(collections: Sequence[Collection], dest: str, options: PackOption
         table.add_column(name, justify="right" if name in ("images", "classes", "size", "shards") else "left")
     for collection in collections:
         to = destination(dest, collection)
-        plan, there = plan_packing(collection, to, options)
+        plan, there = plan_packing(collection, to, options, fresh)
         items = collection.items.num_rows
         size = int(collection.items.column("bytes").to_numpy().sum())
         after = "" if plan is None else f"{'about ' if plan.ratio != 1 else ''}{size_text(size * plan.ratio)}"

@@ -1,9 +1,9 @@
 """Where a packing stands on storage, so that it can be killed at any time and gone on with.
 
 While it is packed, a folder holds `manifest.json.writing`, which says what is packed and makes every reader refuse the
-folder, finished shards under their final names, and `manifest.json.parts/` with a record of each. `manifest.json` comes
-last, then the other two go. Every file is whole or absent, and the same packing always writes the same bytes, so
-several packers of one thing get in nobody's way.
+folder, finished shards under their final names, and `manifest.json.parts/` with a record of each. `manifest.rows` and
+`manifest.json` come last, then the marker and the records go. Every file is whole or absent, and the same packing
+always writes the same bytes, so several packers of one thing get in nobody's way.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from kdray.data.manifest_json import MANIFEST, PACKING, WRITING
 from kdray.data.pack.parts import Part
 from kdray.data.pack.plan import Plan
+from kdray.data.pack.rows_file import ROWS_FILE
 from kdray.errors import DataError, StoreError
 from kdray.store import Store, open_uri
 from kdray.store.local import sync_folder, temporary_name
@@ -104,6 +105,16 @@ class Destination:
         if _identity(said) != identity:
             raise DataError("another packing has begun there", where=self.uri, fix="Pack into folders of their own")
 
+    def check_alone(self, shards: set[str], names: Iterable[str]) -> None:
+        """Raise where, among the `names` in the folder, there are Parquet files besides `shards`: with them no reader
+        would take the set. One may come late, by an upload of an older packing that was thought to be dead.
+        """
+        others = sorted(name for name in set(names) - shards if name.endswith(".parquet") and name[0] not in "._")
+        if others:
+            some = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+            fix = "Delete them or move them away, and start it again: it goes on where it stopped"
+            raise DataError(f"holds Parquet files that are not of this packing: {some}", where=self.uri, fix=fix)
+
     def is_finished(self, identity: str) -> bool:
         """Whether the set is there, whole."""
         store = self.store
@@ -134,6 +145,10 @@ class Destination:
             self.store.put_file(name, path)
         self.store.write_json(f"{PARTS}/{record_name(plan, number)}", part.to_json() | {"identity": identity})
 
+    def forget(self, plan: Plan, number: int) -> None:
+        """Remove the record of a shard that is to be written again."""
+        self.store.delete(f"{PARTS}/{record_name(plan, number)}")
+
     @contextlib.contextmanager
     def scratch(self, name: str) -> Iterator[str]:
         """A local path to write a shard to, on the same file system where the folder is local; removed at the end."""
@@ -152,15 +167,17 @@ class Destination:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
-    def finish(self, content: dict[str, Any], identity: str) -> None:
-        """Make the set visible: every shard is there in its size, then comes the manifest."""
+    def finish(self, content: dict[str, Any], rows: bytes, identity: str) -> None:
+        """Make the set visible: its shards, and no others, are there whole, then come `rows` and the manifest."""
         self.check_ours(identity)
         sizes = self.sizes()
+        self.check_alone({shard["name"] for shard in content["shards"]}, sizes)
         for shard in content["shards"]:
             if sizes.get(shard["name"]) != shard["bytes"]:
                 what = "is missing" if shard["name"] not in sizes else f"has {sizes[shard['name']]} bytes, not its own"
                 fix = "Give the same command again: it writes what is missing"
                 raise DataError(f"{what}, though it was written", where=f"{self.uri}/{shard['name']}", fix=fix)
+        self.store.write_bytes(ROWS_FILE, rows)
         self.store.write_json(MANIFEST, content)
         self.tidy()
 

@@ -19,13 +19,15 @@ from kdray.data.layout import BadFile, Manifest, Packing, ShardColumns
 from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import to_json
 from kdray.data.pack.apart import check_apart
-from kdray.data.pack.clearing import clear
+from kdray.data.pack.clearing import clear, doomed
 from kdray.data.pack.collection import BadItem, Collection
 from kdray.data.pack.destination import FRESH, Destination
 from kdray.data.pack.options import PackOptions, encoder, identity
 from kdray.data.pack.parts import Job, Part, pack_shard
 from kdray.data.pack.plan import Plan, item_order, make_plan
 from kdray.data.pack.reencode import prepare
+from kdray.data.pack.resume import standing_parts
+from kdray.data.pack.rows_file import KEY, reference, rows_content
 from kdray.data.pack.statistics import Tally
 from kdray.data.pack.tasks import Call, run_tasks
 from kdray.errors import DataError, KdrayError
@@ -82,10 +84,13 @@ def pack(
         plan = _plan(collection, options, destination, standing)
         if standing is None:
             destination.begin(_marker(collection, options, plan, digest))
-        job = Job(collection, options, destination, plan, digest, collection.items.num_rows, encoder(options))
+        job = _job(collection, options, destination, plan, digest)
+        destination.check_alone({plan.name(number) for number in range(plan.shards)}, destination.sizes())
         parts = _run(job, workers, progress)
         manifest = _manifest(job, parts)
-        destination.finish(to_json(manifest, [part.digests for part in parts]), digest)
+        rows = rows_content(parts)
+        content = to_json(manifest, [part.digests for part in parts]) | {KEY: reference(rows)}
+        destination.finish(content, rows, digest)
     except KdrayError:
         if destination.is_finished(digest):  # by another packer, who then took away what this one relied on
             return _kept(collection, destination, progress)
@@ -95,14 +100,21 @@ def pack(
     return manifest
 
 
-def plan_packing(collection: Collection, dest_uri: str, options: PackOptions) -> tuple[Plan | None, str]:
-    """The plan of a packing (None: nothing to do) and in a few words what of it is there; nothing is written.
+def plan_packing(
+    collection: Collection, dest_uri: str, options: PackOptions, fresh: bool = False
+) -> tuple[Plan | None, str]:
+    """The plan of a packing (None: nothing to do) and in a few words what of it is there; nothing is written, and with
+    `fresh` nothing deleted.
 
     Raises:
         DataError, StoreError: as `pack`.
     """
     destination = Destination(parse(dest_uri).uri)
     check_apart(collection, destination.uri)
+    old = doomed(destination) if fresh else None
+    if old is not None:
+        told = "1 shard" if len(old) == 1 else f"{len(old)} shards"
+        return _plan(collection, options, destination, None), f"{told} would be deleted"
     digest = identity(collection, options)
     standing = destination.standing(digest)
     if standing is not None and "packing" in standing:
@@ -110,7 +122,8 @@ def plan_packing(collection: Collection, dest_uri: str, options: PackOptions) ->
     plan = _plan(collection, options, destination, standing)
     if standing is None:
         return plan, "to be packed"
-    return plan, f"begun: {len(destination.parts(plan, digest))} shards are there"
+    parts, _ = standing_parts(_job(collection, options, destination, plan, digest))
+    return plan, f"begun: {len(parts)} shards are there"
 
 
 def _plan(
@@ -126,10 +139,16 @@ def _plan(
     return make_plan(collection, options, float(standing["ratio"]))
 
 
+def _job(collection: Collection, options: PackOptions, destination: Destination, plan: Plan, digest: str) -> Job:
+    return Job(collection, options, destination, plan, digest, collection.items.num_rows, encoder(options))
+
+
 def _run(job: Job, workers: int | None, progress: Progress | None) -> list[Part]:
-    """All parts, in order; those that are there are not made again."""
+    """All parts, in order; those that are there are not made again, but for those whose bad files are repaired."""
     plan = job.plan
-    parts = job.destination.parts(plan, job.identity)
+    parts, stale = standing_parts(job)
+    for number in stale:  # never a record beside a shard that it is not of
+        job.destination.forget(plan, number)
     bad: list[BadFile] = []
 
     def count(part: Part, resumed: bool) -> None:
@@ -250,5 +269,7 @@ def _manifest(job: Job, parts: list[Part]) -> Manifest:
             small=options.small if small else None,
             encoder=job.encoder,
             reencoded=sum(part.reencoded for part in parts),
+            shard_bytes=options.shard_bytes,
+            row_group_rows=options.row_group_rows,
         ),
     )

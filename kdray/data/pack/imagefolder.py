@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from kdray.data.pack.collection import BadItem, Collection, items_table
 from kdray.data.pack.found import Found, Kind
-from kdray.data.pack.listing import Entry, entries, is_hidden, is_image, told
+from kdray.data.pack.listing import Entry, entries, is_folder, is_hidden, is_image, size_in, told
 from kdray.data.pack.ranges import LOCAL_THREADS, REMOTE_THREADS, read_files
 from kdray.data.pack.splits import Asked, Layout, Part, is_split, lay_out
 from kdray.errors import DataError
@@ -204,19 +204,12 @@ def _list_local(listed: Listed, folder: str, below: str, above: set[tuple[int, i
     with os.scandir(os.path.join(folder, below)) as found:
         for item in found:
             path = f"{below}/{item.name}"
-            if not item.is_dir():
-                listed.take(path, _size(item))
+            if not is_folder(item):
+                listed.take(path, size_in(item))  # a link to nowhere or itself is told as a bad item when it is read
             elif is_hidden(item.name):
                 listed.hidden += 1
             else:
                 _list_local(listed, folder, path, above | {here})
-
-
-def _size(item: os.DirEntry[str]) -> int:
-    try:
-        return item.stat().st_size
-    except FileNotFoundError:  # a link that leads nowhere is listed, and told as a bad item when it is read
-        return 0
 
 
 def _list_remote(listed: Listed, folder: str, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ _HIDDEN = ("__MACOSX", "@eaDir")  # what systems put beside a user's files
 
 @dataclass(frozen=True)
 class Entry:
-    """A file (`bytes` long) or a folder; `bytes` is 0 for a folder and for a link that leads nowhere."""
+    """A file (`bytes` long) or a folder; `bytes` is 0 for a folder and for a link that leads nowhere or to itself."""
 
     name: str
     folder: bool
@@ -34,7 +35,7 @@ def entries(uri: str) -> dict[str, Entry]:
     with explaining(place.uri, "list"):
         if place.scheme == "local":
             with os.scandir(place.path) as listed:
-                found = [Entry(item.name, item.is_dir(), _size(item)) for item in listed]
+                found = [Entry(item.name, is_folder(item), size_in(item)) for item in listed]
         else:
             import pyarrow.fs as fs
 
@@ -82,8 +83,23 @@ def told(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _size(item: os.DirEntry[str]) -> int:
+def is_folder(item: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link to itself is none."""
     try:
-        return 0 if item.is_dir() else item.stat().st_size
-    except FileNotFoundError:  # a link that leads nowhere: whoever reads it will say so
+        return item.is_dir()
+    except OSError as exc:
+        if exc.errno != errno.ELOOP:
+            raise
+        return False
+
+
+def size_in(item: os.DirEntry[str]) -> int:
+    """Bytes of a file, 0 of a folder and of a link that leads nowhere or to itself: whoever reads it will say so."""
+    try:
+        return 0 if is_folder(item) else item.stat().st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as exc:
+        if exc.errno != errno.ELOOP:
+            raise
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +15,10 @@ from kdray.data.layout import BadFile, ShardInfo
 from kdray.data.pack.collection import BadItem, Collection
 from kdray.data.pack.options import PackOptions, encoder
 from kdray.data.pack.reencode import Prepared, prepare
+from kdray.data.pack.seen import check_seen
 from kdray.data.pack.statistics import Tally
-from kdray.data.shard_file import ShardDigests, ShardWriter, shard_schema
-from kdray.errors import DataError
-from kdray.store.place import parse
+from kdray.data.shard_file import ShardDigests, ShardWriter, row_digest, shard_schema
+from kdray.errors import DataError, StoreError
 
 if TYPE_CHECKING:
     from kdray.data.pack.destination import Destination
@@ -34,10 +33,13 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """One finished shard; `class_counts` are (label, rows), `reencoded` of its images are not the source's bytes."""
+    """One finished shard; `row_digests` are those of its rows one after the other, `class_counts` are (label, rows),
+    `reencoded` of its images are not the source's bytes.
+    """
 
     shard: ShardInfo
     digests: ShardDigests
+    row_digests: bytes
     image_bytes: int
     source_bytes: int
     reencoded: int
@@ -46,7 +48,8 @@ class Part:
     bad: tuple[BadFile, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"tally": self.tally.to_json(), "bad": [list(bad) for bad in self.bad]}
+        told = {"row_digests": self.row_digests.hex(), "tally": self.tally.to_json()}
+        return asdict(self) | told | {"bad": [list(bad) for bad in self.bad]}
 
     @staticmethod
     def from_json(said: dict[str, Any]) -> Part:
@@ -55,6 +58,7 @@ class Part:
         return Part(
             shard=ShardInfo(shard["name"], shard["rows"], shard["bytes"], tuple(shard["row_groups"])),
             digests=ShardDigests(digests["sha256"], tuple(digests["row_groups"])),
+            row_digests=bytes.fromhex(said["row_digests"]),
             image_bytes=int(said["image_bytes"]),
             source_bytes=int(said["source_bytes"]),
             reencoded=int(said["reencoded"]),
@@ -107,6 +111,7 @@ def pack_shard(
     rows, tally, bad_at = _prepare(job, items, ranks, stopped)
     paths, labels = items.column("path").to_pylist(), items.column("label").to_pylist()
     counts: Counter[int] = Counter()
+    row_digests = bytearray()
     schema = shard_schema(job.collection.class_names, pa.string())
     with job.destination.scratch(job.plan.name(number)) as path:
         with ShardWriter(path, schema, job.options.row_group_rows) as writer:
@@ -114,11 +119,13 @@ def pack_shard(
                 row = rows[at]
                 if row is not None:
                     writer.add(row.data, labels[at], paths[at], paths[at])
+                    row_digests += row_digest(row.data, labels[at], paths[at])
                     counts[labels[at]] += 1
             info, digests = writer.close()
         part = Part(
             shard=ShardInfo(job.plan.name(number), info.rows, info.bytes, info.row_groups),
             digests=digests,
+            row_digests=bytes(row_digests),
             image_bytes=writer.image_bytes,
             source_bytes=job.plan.source_bytes(number),
             reencoded=sum(row is not None and row.reencoded for row in rows),
@@ -136,11 +143,14 @@ def _prepare(
     """Encoded images of a shard as they will be stored (None: left out), in the order of `items`."""
     rows: list[Prepared | None] = []
     tally, bad = Tally(), dict[int, BadFile]()
+    refused: list[StoreError] = []
     paths = items.column("path").to_pylist()
     for at, data in zip(range(len(ranks)), job.collection.read(items), strict=True):
         if stopped():
             raise Stopped
-        row, reason = _one(data, job.options)
+        row, reason = stored(data, job.options)
+        if isinstance(data, BadItem) and data.error is not None:
+            refused.append(data.error)
         if row is None:
             bad[at] = BadFile(paths[at], reason)
             error = job.too_many_bad(list(bad.values()))
@@ -152,10 +162,13 @@ def _prepare(
         if job.options.mean_std:
             tally.add_pixels(decode(row.data) if row.pixels is None else row.pixels)
         rows.append(row._replace(pixels=None))
+    if len(refused) == len(rows) > 1:
+        raise refused[0]  # then it is not these files: a ticket has expired, a disk is broken
     return rows, tally, bad
 
 
-def _one(data: bytes | BadItem, options: PackOptions) -> tuple[Prepared | None, str]:
+def stored(data: bytes | BadItem, options: PackOptions) -> tuple[Prepared | None, str]:
+    """What is stored of an item that was read, or None and why it is left out."""
     if isinstance(data, BadItem):
         return None, data.reason
     try:
@@ -171,8 +184,5 @@ def _check_node(job: Job) -> None:
     if encoder(job.options) != job.encoder:
         fix = "Install the same libraries on all nodes"
         raise DataError(f"a node has {encoder(job.options)}, and the packing began with {job.encoder}", fix=fix)
-    collection = job.collection
-    place = parse(collection.uri.split("{")[0].split("*")[0] or "/")
-    if place.scheme == "local" and not collection.here and not os.path.exists(os.path.dirname(place.path)):
-        fix = "Use a folder that all nodes share, s3:// or gs://, or --workers 0 to pack on one machine"
-        raise DataError("is not to be seen from every node of the cluster", where=collection.uri, fix=fix)
+    if not job.collection.here:
+        check_seen(job.collection.uri)

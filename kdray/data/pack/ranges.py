@@ -14,6 +14,8 @@ import numpy as np
 
 from kdray.data.pack.collection import BadItem
 from kdray.data.pack.fetch import fetch
+from kdray.data.pack.unreadable import bad_item
+from kdray.errors import StoreError
 from kdray.store.place import parse
 from kdray.store.store import backend_of, explaining
 
@@ -32,7 +34,7 @@ Got = bytes | BadItem
 def read_ranges(files: Sequence[str], file: np.ndarray, offset: np.ndarray, size: np.ndarray) -> Iterator[Got]:
     """Bytes `offset[i]` to `offset[i] + size[i]` of `files[file[i]]`, in the order of the rows i.
 
-    A file that is missing or too short makes its rows `BadItem`.
+    A file that is missing, too short or alone cannot be read makes its rows `BadItem`.
 
     Raises:
         StoreError: the storage fails.
@@ -53,7 +55,9 @@ def read_ranges(files: Sequence[str], file: np.ndarray, offset: np.ndarray, size
 
 
 def read_files(uris: Sequence[str], size: np.ndarray) -> Iterator[Got]:
-    """The whole files `uris`, in order; one that is missing, or has another size than `size[i]`, is a `BadItem`."""
+    """The whole files `uris`, in order; one that is missing, has another size than `size[i]`, or alone cannot be read
+    is a `BadItem`.
+    """
     if not len(uris):
         return
     threads = REMOTE_THREADS if "://" in uris[0] else LOCAL_THREADS
@@ -174,17 +178,21 @@ def _one(uri: str, begin: int, end: int) -> Got:
         return fetch(uri, begin, end)
     except FileNotFoundError:
         return BadItem(f"{uri} is missing")
+    except StoreError as error:
+        return bad_item(error, uri)
 
 
 def _whole(uri: str, size: int) -> Got:
     if size > LARGEST:
         return BadItem(f"{size} bytes, more than {LARGEST}: no image")
     place = parse(uri)
-    with explaining(place.uri, "read"):
-        try:
+    try:
+        with explaining(place.uri, "read"):
             data = backend_of(place.scheme).read(place.path)
-        except FileNotFoundError:
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
             return BadItem("is missing")
+        return bad_item(error)
     if len(data) != size:
         return BadItem(f"has {len(data)} bytes instead of {size}: changed since it was listed")
     return data

@@ -3,7 +3,7 @@
 Images are made smaller as torchvision's `Resize(short_side, antialias=True)` does it: bilinear with a support that
 grows with the factor, the longer side cut to whole pixels. So the usual evaluation transform, Resize and CenterCrop,
 gives on the packed image what it gives on the original, but for the loss of the JPEG. Pillow's LANCZOS is sharper and
-rings; its BOX leaves more aliasing. An EXIF orientation counts as little here as to the decoder, and does not survive.
+rings; its BOX leaves more aliasing. An EXIF orientation is ignored here as it is by the decoder, and does not survive.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 from kdray.data.decode import BadImage, decode
 from kdray.data.pack.options import PackOptions
 
-_LONGEST = 65_500  # that libjpeg writes
+LONGEST = 65_500  # pixels on a side: more, libjpeg does not write
 
 
 class Prepared(NamedTuple):
@@ -33,7 +33,7 @@ def prepare(data: bytes, options: PackOptions) -> Prepared:
     """Check the encoded image `data` and make of it what is stored.
 
     Raises:
-        BadImage: it does not decode, or what is to be stored is too long for a JPEG.
+        BadImage: it does not decode, or is too long for a JPEG.
     """
     pixels = decode(data)
     height, width = pixels.shape[:2]
@@ -42,8 +42,6 @@ def prepare(data: bytes, options: PackOptions) -> Prepared:
     size = target_size(height, width, options.short_side)
     if size == (height, width) and (options.small == "keep" or is_jpeg(data)):
         return Prepared(data, size, pixels, False)
-    if max(size) > _LONGEST:
-        raise BadImage(f"{size[1]} x {size[0]} pixels, and a JPEG has at most {_LONGEST} a side")
     return Prepared(encode(pixels, size, options.quality), size, None, True)
 
 
@@ -56,7 +54,13 @@ def target_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def encode(pixels: np.ndarray, size: tuple[int, int], quality: int) -> bytes:
-    """The JPEG of uint8 [H, W, 3] RGB, resized to `size` (height, width): 4:2:0, standard Huffman tables."""
+    """The JPEG of uint8 [H, W, 3] RGB, resized to `size` (height, width): 4:2:0, standard Huffman tables.
+
+    Raises:
+        BadImage: no JPEG is that large.
+    """
+    if max(size) > LONGEST:
+        raise BadImage(f"as a JPEG it would have {size[1]} x {size[0]} pixels, and {LONGEST} a side are the most")
     image = Image.fromarray(pixels)
     if size != pixels.shape[:2]:
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)

@@ -17,6 +17,7 @@ from kdray.data.manifest_json import MANIFEST, WRITING
 from kdray.data.pack.check import Check, Checked, Expected, Problem, check_shard
 from kdray.data.pack.claims import contradictions, disproved, unknown
 from kdray.data.pack.execute import Progress
+from kdray.data.pack.rows_file import KEY, ROWS_FILE, ShardRows, read_rows
 from kdray.data.pack.statistics import Tally
 from kdray.data.pack.tasks import run_tasks
 from kdray.errors import DataError, StoreError
@@ -66,7 +67,7 @@ def verify(
 ) -> Verdict:
     """Read every byte of the shards at `uri` again and say all that is wrong.
 
-    Of a set with a manifest: sizes, SHA-256 and rows of every shard, what row groups hold, classes and their counts,
+    Of a set with a manifest: sizes, SHA-256 and rows of every shard, what each row holds, classes and their counts,
     and all else in the manifest that can be known again.
     Of any set: Parquet structure, labels, ids, and that every image decodes.
 
@@ -122,12 +123,15 @@ def _expectations(found: Found, columns: ColumnNames) -> _Said:
     elif WRITING in found.others:
         fix = "`kdray shard` goes on where it stopped"
         raise DataError("holds a set whose writing was cut off", where=found.folder, fix=fix)
-    return _foreign(found, columns, [])
+    gone = [Problem(MANIFEST, f"is missing, and {ROWS_FILE} is there")] if ROWS_FILE in found.others else []
+    return _foreign(found, columns, gone)
 
 
 def _from_manifest(found: Found, said: dict[str, Any]) -> _Said:
     sizes = dict(found.files)
     problems = [Problem(MANIFEST, text) for text in contradictions(said)]
+    rows, wrong = _rows(found, said)
+    problems += wrong
     shards = []
     for shard in said["shards"]:
         name = str(shard["name"])
@@ -137,12 +141,25 @@ def _from_manifest(found: Found, said: dict[str, Any]) -> _Said:
             continue
         groups = tuple(int(rows) for rows in shard["row_groups"])
         digests = tuple(str(digest) for digest in shard.get("digests", ()))
-        shards.append(Expected(name, int(shard["bytes"]), groups, str(shard["sha256"]), digests or None))
+        expected = Expected(name, int(shard["bytes"]), groups, str(shard["sha256"]), digests or None, rows.get(name))
+        shards.append(expected)
     strangers = sorted(set(sizes) - {str(shard["name"]) for shard in said["shards"]})
     problems += [Problem(name, f"is not in {MANIFEST}") for name in strangers]
     names = tuple(said["classes"]) if said["classes"] else None
     check = Check(found.folder, ShardColumns(**said["columns"]), int(said["num_classes"]), names)
     return _Said(check, shards, problems, said, not found.picked)
+
+
+def _rows(found: Found, said: dict[str, Any]) -> tuple[dict[str, ShardRows], list[Problem]]:
+    """What is written of each row, by shard, and what is wrong with it; nothing where the set is of an older kdray."""
+    if KEY not in said:
+        return {}, []
+    if ROWS_FILE not in found.others:
+        return {}, [Problem(ROWS_FILE, "is missing: what has changed is placed in its row group, not in its row")]
+    try:
+        return read_rows(Store(found.folder).read_bytes(ROWS_FILE), said[KEY]), []
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        return {}, [Problem(ROWS_FILE, str(exc) if type(exc) is ValueError else f"is damaged: {exc!r}")]
 
 
 def _foreign(found: Found, columns: ColumnNames, problems: list[Problem]) -> _Said:

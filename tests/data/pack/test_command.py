@@ -18,6 +18,7 @@ from kdray.data.dataset import open_dataset
 from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import MANIFEST, WRITING
 from kdray.data.pack.command import data_lines
+from kdray.data.pack.rows_file import ROWS_FILE
 from kdray.experiment import Data
 from tests.cluster.command import REPOSITORY, Process, running
 from tests.conftest import S3
@@ -94,6 +95,28 @@ def test_verify_looks_at_every_split(source: Path, tmp_path: Path, capsys: Text)
     assert "cut off" in capsys.readouterr().err
 
 
+def test_verify_misses_a_manifest(source: Path, tmp_path: Path, capsys: Text) -> None:
+    dest = tmp_path / "set"
+    assert shard(source, dest, "--workers", 0) == 0
+    (dest / "notes").mkdir()
+    (dest / "train" / MANIFEST).unlink()
+    path = sorted((dest / "train").glob("*.parquet"))[0]
+    path.write_bytes(path.read_bytes()[:-100])
+    capsys.readouterr()
+    assert shard("verify", dest) == 1
+    out = capsys.readouterr().out
+    assert f"  {MANIFEST}: is missing" in out and f"{path.name}: does not read" in out
+    assert f"{dest / 'train'}: 2 problems in" in out and f"{dest / 'val'}: well: 15 images" in out
+    (dest / "val" / MANIFEST).unlink()  # sets of others
+    for name in ("train", "val"):
+        (dest / name / ROWS_FILE).unlink()
+    path.unlink()
+    shutil.copy(next((dest / "val").glob("*.parquet")), path)
+    capsys.readouterr()
+    assert shard("verify", dest) == 0
+    assert capsys.readouterr().out.count("there is no manifest") == 2
+
+
 def test_verify_of_nothing(tmp_path: Path, capsys: Text) -> None:
     assert shard("verify", tmp_path / "nowhere") == 2
     assert capsys.readouterr().err == f"kdray: {tmp_path / 'nowhere'}: does not exist. Check the path\n"
@@ -128,6 +151,25 @@ def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path, capsys: Text) ->
     capsys.readouterr()
     assert shard(source, tmp_path / "set", "--dry-run") == 0
     assert capsys.readouterr().out.count("packed already") == 2
+
+
+def test_a_dry_run_of_a_fresh_start(
+    source: Path, tmp_path: Path, capsys: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    dest = tmp_path / "set"
+    assert shard(source / "val", dest, "--workers", 0, "--shard-bytes", "9KiB") == 0
+    before, count = contents(dest), len(list(dest.glob("*.parquet")))
+    capsys.readouterr()
+    assert shard(source / "val", dest, "--dry-run", "--fresh") == 0
+    assert f"{count} shards would be deleted" in capsys.readouterr().out
+    assert shard(source / "val", tmp_path / "none", "--dry-run", "--fresh") == 0
+    assert "deleted" not in capsys.readouterr().out
+    (dest / "mine.parquet").write_bytes(b"mine")
+    assert shard(source / "val", dest, "--dry-run", "--fresh") == 2
+    assert "mine.parquet" in capsys.readouterr().err
+    (dest / "mine.parquet").unlink()
+    assert contents(dest) == before
 
 
 def test_bad_images_are_told(spoiled: Path, tmp_path: Path, capsys: Text) -> None:

@@ -11,6 +11,7 @@ from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import MANIFEST, WRITING
 from kdray.data.pack.execute import pack
 from kdray.data.pack.options import PackOptions
+from kdray.data.pack.rows_file import ROWS_FILE
 from kdray.errors import DataError
 from kdray.store import Store
 from tests.data.pack.pictures import Pictures, collection, contents, write_pictures
@@ -54,8 +55,8 @@ def test_the_files_of_others_stop_it_before_anything_is_deleted(
         pack(source, str(dest), OTHER, workers=0, fresh=True)
     assert contents(dest) == before
     (dest / FOREIGN).rename(dest / "mine.txt")
-    manifest = pack(source, str(dest), OTHER, workers=0, fresh=True)
-    assert sorted(contents(dest)) == sorted([MANIFEST, "mine.txt", *(shard.name for shard in manifest.shards)])
+    shards = [shard.name for shard in pack(source, str(dest), OTHER, workers=0, fresh=True).shards]
+    assert sorted(contents(dest)) == sorted([MANIFEST, ROWS_FILE, "mine.txt", *shards])
 
 
 def test_a_deletion_that_was_cut_off_is_gone_on_with(
@@ -64,7 +65,7 @@ def test_a_deletion_that_was_cut_off_is_gone_on_with(
     pack(source, str(dest), OPTIONS, workers=0)
     shards = len(list(dest.glob("*.parquet")))
     with monkeypatch.context() as patch:
-        dying(patch, 5, False)  # the marker's write and rename, and three deletions
+        dying(patch, 6, False)  # the marker's write and rename, and four deletions
         with pytest.raises(Died):
             pack(source, str(dest), OTHER, workers=0, fresh=True)
     left = list(dest.glob("*.parquet"))

@@ -16,6 +16,8 @@ from kdray.data.manifest import read_manifest
 from kdray.data.manifest_json import MANIFEST
 from kdray.data.pack.execute import pack
 from kdray.data.pack.options import PackOptions
+from kdray.data.pack.reencode import encode
+from kdray.data.pack.rows_file import ROWS_FILE
 from kdray.data.reader import read_labels, read_rows
 from kdray.errors import DataError, StoreError
 from kdray.store import Store
@@ -47,7 +49,9 @@ class TestOriginalBytes:
         manifest = pack(collection(source), str(tmp_path / "set"), SMALL, workers=0)
         assert stored(manifest.uri) == contents(source)
         assert read_manifest(manifest.uri) == manifest
-        assert sorted(contents(tmp_path / "set")) == sorted([MANIFEST, *(shard.name for shard in manifest.shards)])
+        assert sorted(contents(tmp_path / "set")) == sorted(
+            [MANIFEST, ROWS_FILE, *(shard.name for shard in manifest.shards)]
+        )
         assert manifest.num_samples == 150 and len(manifest.shards) > 3 and manifest.class_counts == (50, 50, 50)
         labels, ids = read_labels(manifest)
         assert np.bincount(labels).tolist() == [50, 50, 50] and len(set(ids.tolist())) == 150
@@ -208,14 +212,6 @@ class TestReencoding:
         large = Image.open(io.BytesIO(rows["large-0.png"]))
         assert (large.format, large.size) == ("JPEG", (40, 30))
 
-    def test_what_is_too_long_for_a_jpeg_is_left_out(self, tmp_path: Path) -> None:
-        folder = write_pictures(tmp_path / "source", 5)
-        Image.new("RGB", (70_000, 9)).save(folder / "long-0.png")
-        options = PackOptions(short_side=30, small="jpeg", max_bad=1)
-        manifest = pack(collection(folder), str(tmp_path / "set"), options, workers=0)
-        assert [(bad.path, bad.reason[:18]) for bad in manifest.bad] == [("long-0.png", "70000 x 9 pixels, ")]
-        assert manifest.num_samples == 5
-
     def test_shards_are_planned_by_what_comes_out(self, tmp_path: Path) -> None:
         folder = write_pictures(tmp_path / "source", 60, (100, 101))
         size = sum(map(len, contents(folder).values()))
@@ -231,6 +227,18 @@ class TestReencoding:
         pixels = np.concatenate([decode(data).reshape(-1, 3) for data in stored(manifest.uri).values()]) / 255.0
         np.testing.assert_allclose(manifest.mean or (), pixels.mean(axis=0), rtol=1e-12)
         assert manifest.sizes is not None and min(manifest.sizes.height[0], manifest.sizes.width[0]) == 32
+
+
+def test_an_image_that_is_too_long_for_a_jpeg_is_a_bad_one(tmp_path: Path) -> None:
+    source = write_pictures(tmp_path / "source", 5)
+    rng = np.random.default_rng(0)
+    (source / "0001-1.jpeg").write_bytes(picture(rng, 9, 74_000, "PNG"))  # 8 x 65777
+    options = PackOptions(short_side=8, max_bad=1)
+    manifest = pack(collection(source), str(tmp_path / "set"), options, workers=0)
+    assert [bad.path for bad in manifest.bad] == ["0001-1.jpeg"] and manifest.num_samples == 4
+    assert manifest.bad[0].reason == "as a JPEG it would have 65777 x 8 pixels, and 65500 a side are the most"
+    data = encode(rng.integers(0, 256, (8, 65_500, 3), np.uint8), (8, 65_500), 50)
+    assert decode(data).shape == (8, 65_500, 3)
 
 
 class TestDestination:
@@ -254,7 +262,7 @@ class TestDestination:
         fresh = pack(collection(source), dest, other, workers=0, fresh=True)
         assert read_manifest(dest) == fresh
         assert sorted(contents(tmp_path / "set")) == sorted(
-            [MANIFEST, "README.md", *(shard.name for shard in fresh.shards)]
+            [MANIFEST, ROWS_FILE, "README.md", *(shard.name for shard in fresh.shards)]
         )
 
     def test_other_things_are_never_touched(self, source: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from kdray.data.pack import ranges
 from kdray.data.pack.collection import BadItem
 from kdray.data.pack.ranges import read_files, read_ranges
 from kdray.errors import StoreError
+from kdray.store import Store
 from tests.conftest import S3
+from tests.servers.faulty import Faulty, refuse
 
 
 def _files(root: Path, count: int = 3, size: int = 200_000) -> tuple[list[str], list[bytes]]:
@@ -44,8 +48,6 @@ def test_the_same_as_slicing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wi
 
 
 def test_the_same_from_s3(tmp_path: Path, s3: S3) -> None:
-    from kdray.store import Store
-
     files, contents = _files(tmp_path)
     store = Store(s3.uri("ranges"))
     for path in files:
@@ -84,14 +86,63 @@ def test_gaps_are_read_over_only_when_as_much_is_used() -> None:
         assert len(spans) == reads
 
 
-def test_a_file_that_cannot_be_read_is_a_store_error(tmp_path: Path) -> None:
+def read_both(uris: list[str]) -> list[bytes | BadItem]:
+    """A byte of each file, read as a piece and as a whole."""
+    ones, count = np.ones(len(uris), np.int64), len(uris)
+    return [
+        *read_ranges(uris, np.arange(count), np.zeros(count, np.int64), ones),
+        *read_files(uris, ones),
+    ]
+
+
+def test_a_file_that_cannot_be_read_is_a_bad_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(StoreError, match="is a folder, not a file"):
-        list(
-            read_ranges([str(tmp_path / "folder")], np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64))
-        )
-    with pytest.raises(StoreError, match="is a folder, not a file"):
-        list(read_files([str(tmp_path / "folder")], np.ones(1)))
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("denied", "broken", "good"):
+        (tmp_path / name).write_bytes(b"x")
+    plain_open, plain_read = os.open, Path.read_bytes
+
+    def fails(path: object) -> None:
+        for name, number in (("denied", errno.EACCES), ("broken", errno.EIO), ("stale", errno.ESTALE)):
+            if str(path).endswith(name):
+                raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "open", lambda path, *more: (fails(path), plain_open(path, *more))[1])
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (fails(self), plain_read(self))[1])
+    uris = [str(tmp_path / name) for name in ("folder", "loop", "denied", "broken", "good")]
+    reasons = (
+        "is a folder, not a file",
+        "cannot read: Too many levels of symbolic links",
+        "no permission to read",
+        "cannot read: Input/output error",
+    )
+    pieces = [BadItem(f"{uri}: {reason}") for uri, reason in zip(uris, reasons, strict=False)]
+    assert read_both(uris) == [*pieces, b"x", *map(BadItem, reasons), b"x"]
+    for read in (read_ranges, read_files):  # not of the file
+        zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
+        arguments = (zero, zero, one) if read is read_ranges else (one,)
+        with pytest.raises(StoreError, match="Stale file handle"):
+            list(read([str(tmp_path / "stale")], *arguments))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("AccessDenied", "no permission to read"),
+        ("InvalidObjectState", "is archived, and must be restored to be read"),
+    ],
+)
+def test_a_key_that_cannot_be_read_is_a_bad_item(proxy: Faulty, code: str, reason: str) -> None:
+    store = Store(f"s3://kdray-tests/unreadable/{code}")
+    for name in ("a", "b"):
+        store.write_bytes(name, b"x")
+    uris = [store.path_uri(name) for name in ("a", "b")]
+    proxy.reset(refuse(403, code, times=None, path="/b"))
+    assert read_both(uris) == [b"x", BadItem(f"{uris[1]}: {reason}"), b"x", BadItem(reason)]
+    for unknown in ("InvalidAccessKeyId", "ExpiredToken"):
+        proxy.reset(refuse(403, unknown, times=None, path="/b"))
+        with pytest.raises(StoreError, match="refused the credentials"):
+            read_both(uris)
 
 
 def test_whole_files(tmp_path: Path) -> None:

@@ -261,10 +261,15 @@ class TestOthers:
         monkeypatch.setattr(Destination, "begin", lambda *_: None)
         with pytest.raises(DataError, match=r"not to be seen from this node.*--workers 0"):
             pack(collection(source), str(dest), OPTIONS, workers=0)
+
+    @pytest.mark.parametrize("mount_point", [False, True])
+    def test_a_source_that_is_not_seen_from_every_node(self, source: Path, tmp_path: Path, mount_point: bool) -> None:
         elsewhere = collection(source)
-        elsewhere.uri = str(tmp_path / "mounted" / "elsewhere")
-        with pytest.raises(DataError, match="not to be seen from every node"):
-            pack(elsewhere, str(dest), PackOptions(), workers=0)
+        elsewhere.uri = str(tmp_path / "photos")
+        if mount_point:
+            (tmp_path / "photos").mkdir()
+        with pytest.raises(DataError, match=r"photos: is not to be seen from every node.*--workers 0"):
+            pack(elsewhere, str(tmp_path / "set"), PackOptions(max_bad=1.0), workers=0)
 
     def test_shards_that_went_away(self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         dest = tmp_path / "set"
@@ -281,6 +286,30 @@ class TestOthers:
         assert not (dest / MANIFEST).exists()
         pack(collection(source), str(dest), OPTIONS, workers=0)
         assert read_manifest(str(dest)).num_samples == 119
+
+    def test_a_late_upload_of_another_packing(
+        self, source: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dest, late = tmp_path / "set", "train-00001-of-00003.parquet"
+        plain = Destination.finish
+
+        def finish(self: Destination, *arguments: Any) -> None:
+            (dest / late).write_bytes(b"late")
+            (dest / "_mine.parquet").write_bytes(b"which no reader takes")
+            plain(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Destination, "finish", finish)
+            with pytest.raises(DataError, match=f"not of this packing: {late}. Delete them"):
+                pack(collection(source), str(dest), OPTIONS, workers=0)
+        monkeypatch.setattr("kdray.data.pack.execute.run_tasks", None)
+        with pytest.raises(DataError, match=late):  # before anything else is done
+            pack(collection(source), str(dest), OPTIONS, workers=0)
+        assert not (dest / MANIFEST).exists()
+        (dest / late).unlink()
+        manifest = pack(collection(source), str(dest), OPTIONS, workers=0)
+        (dest / "_mine.parquet").unlink()
+        assert contents(dest) == whole and read_manifest(str(dest)) == manifest
 
     def test_a_storage_that_fails_is_gone_on_from(
         self, source: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, s3: S3
