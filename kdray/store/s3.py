@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kdray.errors import StoreError
 from kdray.store.local import replacing
 from kdray.store.part import Part
 from kdray.store.retry import retrying
@@ -66,12 +68,19 @@ class S3Objects:
                 if code_of(exc) == "InvalidRange":  # the object ends before it begins
                     return Part(b"", None)
                 raise
-            data = answer["Body"].read()
-            total = answer.get("ContentRange", "").rpartition("/")[2]
-            if not total:  # the server knows no ranges and sent all
+            data, version = answer["Body"].read(), answer.get("ETag")
+            if answer["ResponseMetadata"]["HTTPStatusCode"] != 206:  # the server knows no ranges and sent all
                 first = start if start >= 0 else max(0, len(data) + start)
-                return Part(data[first : first + length], len(data))
-            return Part(data, int(total))
+                return Part(data[first : first + length], len(data), version)
+            first, end, total = _content_range(answer.get("ContentRange", ""))
+            if total is None and first >= 0:  # "*": the server has not said it
+                total = int(s3.head_object(Bucket=bucket, Key=key)["ContentLength"])
+            wanted = start if start >= 0 else max(0, (total or 0) + start)
+            if total is None or (first, end) != (wanted, min(wanted + length, total)) or len(data) != end - first:
+                said = answer.get("ContentRange") or "no Content-Range"
+                fix = "Something between (proxy, cache) or the server breaks range requests: go round it or correct it"
+                raise StoreError(f"asked for {span}, the answer is {said}", where=f"s3://{path}", fix=fix)
+            return Part(data, total, version)
 
         # Not probed: what reads ranges has listed the bucket before, or another process has for it.
         return _with(path, "read", get, probed=False)
@@ -158,6 +167,14 @@ def _with(path: str, doing: str, work: Callable[[Any], T], *, parts: bool = Fals
 def _split(path: str) -> tuple[str, str]:
     bucket, _, key = path.partition("/")
     return bucket, key
+
+
+def _content_range(said: str) -> tuple[int, int, int | None]:
+    """(first, end, total) of "bytes first-last/total"; total None for "*", first -1 where it does not read."""
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", said.strip())
+    if match is None:
+        return -1, -1, None
+    return int(match[1]), int(match[2]) + 1, None if match[3] == "*" else int(match[3])
 
 
 def _folder(key: str) -> str:
