@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdray.data import remote
 from kdray.data.feed import train_feed
+from kdray.data.footer_cache import FOOTERS
 from kdray.data.manifest import Manifest, read_manifest
 from kdray.data.reader import Rows, read_labels, read_rows
 from kdray.data.shards import write_shards
@@ -56,7 +56,7 @@ def written(real_s3_server: S3) -> Manifest:
 @pytest.fixture(autouse=True)
 def cold_and_hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """No footer is known yet, pauses and timeouts are short."""
-    remote._footers.clear()
+    FOOTERS.clear()
     monkeypatch.setattr(retry, "PATIENCE", retry.Patience(tries=4, first_s=0.02, longest_s=0.1, total_s=30))
     monkeypatch.setattr(retry, "_last_said", [-100.0, 0.0])
     monkeypatch.setitem(s3_clients._WORK, "read_timeout", 2)
