@@ -58,6 +58,7 @@ _BOTOCORE = {
     "HTTPClientError": "Endpoint",
     "ResponseStreamingError": "Broken",
     "IncompleteReadError": "Broken",
+    "FlexibleChecksumError": "Damaged",
     "ProxyConnectionError": "Endpoint",
     "SSLError": "Tls",
     "NoCredentialsError": "NoCredentials",
@@ -106,8 +107,8 @@ def _s3(code: str, uri: str, doing: str) -> StoreError:
     if code == "Endpoint":
         problem = f"endpoint {at} does not answer"
         fix = "Check that it is up and that AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL), proxy and network are right"
-    elif code == "Broken":
-        problem = f"answers of {at} break off"
+    elif code in ("Broken", "Damaged"):
+        problem = f"answers of {at} {'break off' if code == 'Broken' else 'do not fit their checksums'}"
         fix = "Check the network and what stands between (proxy, load balancer), then start again: the run continues"
     elif code in ("SlowDown", "ServiceUnavailable", "InternalError", "Throttling", "503", "500"):
         problem = f"cannot {doing}: {at} answers {code}"

@@ -228,6 +228,16 @@ class TestCredentials:
         assert_right(read_rows(written, shuffled()), shuffled(), ids)
         assert {asked.key for asked in proxy.asked} == {self.OLD, real_s3.access_key}
 
+    def test_a_file_that_is_replaced_while_a_request_is_under_way(
+        self, keys: Path, proxy: Faulty, real_s3: S3, written: Manifest, ids: np.ndarray
+    ) -> None:
+        """The old keys are refused when the new ones are there already."""
+        rule = refuse(403, "ExpiredToken", key=self.OLD, times=None)
+        rule.then = lambda: self.write(keys, real_s3.access_key, real_s3.secret_key)
+        proxy.reset(rule)
+        assert_right(read_rows(written, shuffled()), shuffled(), ids)
+        assert proxy.faults()["ExpiredToken"] >= 1
+
     def test_a_file_that_was_replaced_and_looks_the_same(
         self, keys: Path, real_s3: S3, written: Manifest, ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
     ) -> None:
