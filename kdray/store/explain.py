@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 
 from kdray.errors import StoreError
+from kdray.store.place import without_keys
 
 ELSEWHERE = "use another place"
 
@@ -17,7 +17,7 @@ ELSEWHERE = "use another place"
 def endpoint() -> str:
     """The S3 endpoint of the environment, or "AWS"."""
     given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-    return re.sub(r"//[^/@]*@", "//", given)  # a name and password there would come into logs, and S3 knows none
+    return without_keys(given)  # a name and password there would come into logs, and S3 knows none
 
 
 def explain(exc: BaseException, uri: str, doing: str) -> StoreError:

@@ -82,6 +82,8 @@ def test_ray_is_given_no_key_where_it_shows_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://here")
     assert storage_settings()["AWS_ENDPOINT_URL"] == "http://here" and "mine" not in str(storage_settings())
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://user:p@ssword@host:9000")
+    assert storage_settings()["AWS_ENDPOINT_URL_S3"] == "https://host:9000"
     hook = storage_credentials()
     assert hook is not None and hook.__name__ == "set_storage_credentials"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the node's")
