@@ -6,25 +6,26 @@ at any time. Only the row groups and columns that are needed are read, from loca
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from kdray.data.footer_cache import AGAIN, FOOTERS
 from kdray.data.manifest import Manifest
-from kdray.data.remote import AGAIN, is_remote, read_table
+from kdray.data.remote import footer, is_remote, read_table
 from kdray.errors import DataError, StoreError
 from kdray.store import open_uri
 from kdray.store.explain import explain
+from kdray.store.local import version_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -240,19 +241,13 @@ def _read_local(uri: str, size: int, fingerprint: str, row_group: int | None, co
     with files.open_input_file(path) as source:
         if source.size() != size:
             raise DataError(f"has {source.size()} bytes instead of {size}: cut off or changed", where=uri, fix=AGAIN)
-        known = _footer(uri, size, fingerprint)
-        with pq.ParquetFile(source, metadata=known, page_checksum_verification=True) as shard:
+        known = footer(uri, size, fingerprint)
+        FOOTERS.check((uri, size, fingerprint), known, version_of(os.stat(path)))
+        with pq.ParquetFile(source, metadata=known.metadata, page_checksum_verification=True) as shard:
             # Threads are ours, one per row group: Arrow's own would compete with them.
             if row_group is None:
                 return shard.read(columns=list(columns), use_threads=False)
             return shard.read_row_group(row_group, columns=list(columns), use_threads=False)
-
-
-@functools.lru_cache(maxsize=1024)
-def _footer(uri: str, size: int, fingerprint: str) -> Any:
-    files, path = open_uri(uri)
-    with files.open_input_file(path) as source:
-        return pq.read_metadata(source)
 
 
 def _in_threads(manifest: Manifest, items: Sequence[T], work: Callable[[T], R]) -> list[R]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from kdray.experiment.part import refuse
+from kdray.store.place import NO_KEYS, holds_keys
 
 MAX_INT = 2**63 - 1  # counts, seeds and sizes live in int64 everywhere downstream
 
@@ -23,6 +24,12 @@ def _numbers(n: int, fix: str) -> Callable[[Any], tuple[Any, ...]]:
     return check
 
 
+def _without_keys(uri: str) -> str:
+    if holds_keys(uri):
+        raise refuse("keys stand in the URI", NO_KEYS)
+    return uri
+
+
 Count = Annotated[int, Field(ge=1, le=MAX_INT)]
 Natural = Annotated[int, Field(ge=0, le=MAX_INT)]
 Positive = Annotated[float, Field(gt=0)]
@@ -30,6 +37,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
+Uri = Annotated[Text, AfterValidator(_without_keys)]
 Mean = Annotated[tuple[Unit, Unit, Unit], BeforeValidator(_numbers(3, "Write [r, g, b], for pixels in 0..1"))]
 Std = Annotated[
     tuple[Positive, Positive, Positive], BeforeValidator(_numbers(3, "Write [r, g, b], for pixels in 0..1"))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kdray.experiment.bounds import BelowOne, Count, Mean, Natural, Std, Text, Unit
+from kdray.experiment.bounds import BelowOne, Count, Mean, Natural, Std, Text, Unit, Uri
 from kdray.experiment.freeform import Transforms
 from kdray.experiment.mix_part import Mix, false_is_off, none_where_off
 from kdray.experiment.pack_part import Pack
@@ -63,8 +63,8 @@ class Data(Part):
     """
 
     source: Annotated[Literal["digits", "cifar10", "cifar100", "shards"] | None, AfterValidator(_shards_is_none)] = None
-    train: Text | None = None
-    test: Text | None = None
+    train: Uri | None = None
+    test: Uri | None = None
     root: Text | None = Field(default=None, json_schema_extra=OPERATIONAL)
     pack: Pack | None = Field(default=None, json_schema_extra=OPERATIONAL)
     columns: Columns = Field(default_factory=Columns)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from kdray.experiment.bounds import Count, Text, Unit
+from kdray.experiment.bounds import Count, Text, Unit, Uri
 from kdray.experiment.part import Part, refuse
 
 MIB = 1024**2
@@ -22,9 +22,9 @@ class Pack(Part):
     that set no `data.mean`. The rest is as the options of `kdray shard`.
     """
 
-    source: Text | None = None
-    train: Text | None = None
-    test: Text | None = None
+    source: Uri | None = None
+    train: Uri | None = None
+    test: Uri | None = None
     kind: Text | None = None
     short_side: Annotated[int, Field(ge=8, le=4096)] | None = None
     quality: Annotated[int, Field(ge=1, le=100)] = 90

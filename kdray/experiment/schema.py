@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from kdray.experiment.bounds import BelowOne, Count, Mean, Natural, NonNegative, Positive, Std, Text, Unit
+from kdray.experiment.bounds import BelowOne, Count, Mean, Natural, NonNegative, Positive, Std, Text, Unit, Uri
 from kdray.experiment.data_part import Data
 from kdray.experiment.freeform import Objectives, Parameters, Transforms
 from kdray.experiment.mix_part import Mix, false_is_off, none_where_off
@@ -27,7 +27,7 @@ class ModelSpec(Part):
     """
 
     model: Text
-    weights: Text | None = None
+    weights: Uri | None = None
     classifier: bool = True
     params: Parameters = Field(default_factory=dict)
     stages: Annotated[list[Text], Field(min_length=1)] | None = None
@@ -154,7 +154,7 @@ class Experiment(Part):
     objectives: Objectives = Field(default_factory=dict)
     train: Train = Field(default_factory=_evaluation_only)
     cluster: Cluster = Field(default_factory=Cluster, json_schema_extra=OPERATIONAL)
-    storage: Text = Field(default="runs", json_schema_extra=OPERATIONAL)
+    storage: Uri = Field(default="runs", json_schema_extra=OPERATIONAL)
     evaluate: Evaluate = Field(default_factory=Evaluate)
 
     @model_validator(mode="after")

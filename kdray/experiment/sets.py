@@ -10,13 +10,15 @@ from kdray.errors import ConfigError
 from kdray.experiment.merge import override
 from kdray.experiment.paths import Keys, resolve, split_path
 from kdray.experiment.yaml_text import parse
+from kdray.store.place import without_keys
 
 
 class Set:
     """One `--set path=value`, and where its value landed."""
 
     def __init__(self, text: str) -> None:
-        self.source = "--set " + (text if len(text) <= 200 else text[:197] + "...")
+        shown = without_keys(text)
+        self.source = "--set " + (shown if len(shown) <= 200 else shown[:197] + "...")
         path, equals, value = text.partition("=")
         self.path = path.strip()
         if not equals or not self.path:

@@ -59,7 +59,9 @@ class ArrowObjects:
             with filesystem().open_input_file(path) as file:
                 size = file.size()
                 first = start if start >= 0 else max(0, size + start)
-                return Part(file.read_at(max(0, min(length, size - first)), first), size)
+                data = file.read_at(max(0, min(length, size - first)), first)
+                generation = file.metadata().get("generation")  # known since it was opened
+                return Part(data, size, generation.decode() if generation else None)
 
         return retrying(read, f"gs://{path}", "read")
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 
 from kdray.errors import StoreError
+from kdray.store.place import without_keys
 
 ELSEWHERE = "use another place"
 
@@ -17,7 +17,7 @@ ELSEWHERE = "use another place"
 def endpoint() -> str:
     """The S3 endpoint of the environment, or "AWS"."""
     given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-    return re.sub(r"//[^/@]*@", "//", given)  # a name and password there would come into logs, and S3 knows none
+    return without_keys(given)  # a name and password there would come into logs, and S3 knows none
 
 
 def explain(exc: BaseException, uri: str, doing: str) -> StoreError:
@@ -58,6 +58,7 @@ _BOTOCORE = {
     "HTTPClientError": "Endpoint",
     "ResponseStreamingError": "Broken",
     "IncompleteReadError": "Broken",
+    "FlexibleChecksumError": "Damaged",
     "ProxyConnectionError": "Endpoint",
     "SSLError": "Tls",
     "NoCredentialsError": "NoCredentials",
@@ -106,8 +107,8 @@ def _s3(code: str, uri: str, doing: str) -> StoreError:
     if code == "Endpoint":
         problem = f"endpoint {at} does not answer"
         fix = "Check that it is up and that AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL), proxy and network are right"
-    elif code == "Broken":
-        problem = f"answers of {at} break off"
+    elif code in ("Broken", "Damaged"):
+        problem = f"answers of {at} {'break off' if code == 'Broken' else 'do not fit their checksums'}"
         fix = "Check the network and what stands between (proxy, load balancer), then start again: the run continues"
     elif code in ("SlowDown", "ServiceUnavailable", "InternalError", "Throttling", "503", "500"):
         problem = f"cannot {doing}: {at} answers {code}"

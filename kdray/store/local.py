@@ -31,9 +31,9 @@ class LocalFiles:
 
     def read_range(self, path: str, start: int, length: int) -> Part:
         with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            first = start if start >= 0 else max(0, size + start)
-            return Part(os.pread(file.fileno(), length, first), size)
+            facts = os.fstat(file.fileno())
+            first = start if start >= 0 else max(0, facts.st_size + start)
+            return Part(os.pread(file.fileno(), length, first), facts.st_size, version_of(facts))
 
     def read_file(self, path: str, target: str) -> None:
         self.write_file(target, path)
@@ -52,6 +52,11 @@ class LocalFiles:
             shutil.rmtree(path)
         else:
             Path(path).unlink(missing_ok=True)
+
+
+def version_of(facts: os.stat_result) -> str:
+    """What changes when a file does. Not its inode: file systems over object storage give one file several."""
+    return str(facts.st_mtime_ns)
 
 
 def temporary_name(name: str) -> str:

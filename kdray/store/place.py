@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +31,24 @@ class Place:
         return self if not parts else Place(self.scheme, "/".join([self.path.rstrip("/"), *parts]))
 
 
+NO_KEYS = "Name the bucket alone; keys come from the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role)"
+
+
+def holds_keys(uri: str) -> bool:
+    """Whether keys, or a name and password, stand in `uri`, which would come into logs and records with it.
+
+    A secret may have slashes, which end what looks like the bucket; no bucket has a colon.
+    """
+    scheme, _, rest = uri.partition("://")
+    bucket = rest.partition("/")[0]
+    return "@" in bucket or (scheme.lower() in ("s3", "gs") and ":" in bucket and not bucket.startswith("arn:"))
+
+
+def without_keys(url: str) -> str:
+    """`url` as it may be shown: without all that stands between `//` and the last `@`."""
+    return re.sub(r"//.*@", "//", url, flags=re.DOTALL)
+
+
 def parse(uri: str | os.PathLike[str]) -> Place:
     """Read a local path, `file://`, `s3://` or `gs://` URI.
 
@@ -45,6 +64,8 @@ def parse(uri: str | os.PathLike[str]) -> Place:
     if not mark:
         return Place("local", os.path.abspath(os.path.expanduser(text)))
     scheme = head.lower()
+    if holds_keys(text):
+        raise StoreError("keys stand in the URI", where=f"{scheme}://...", fix=NO_KEYS)
     if scheme == "file":
         if not rest.startswith("/"):
             raise StoreError(
@@ -53,7 +74,8 @@ def parse(uri: str | os.PathLike[str]) -> Place:
         return Place("local", os.path.normpath("/" + rest.lstrip("/")))
     if scheme not in ("s3", "gs"):
         hint = nearest(scheme, ["s3", "gs", "file"])
-        raise StoreError(f"storage {scheme!r} is not known{hint}", where=text, fix="Use a local path, s3:// or gs://")
+        problem, fix = f"storage {scheme!r} is not known{hint}", "Use a local path, s3:// or gs://"
+        raise StoreError(problem, where=without_keys(text), fix=fix)
     parts = [part for part in rest.split("/") if part]
     if not parts or rest.startswith("/"):
         raise StoreError("no bucket is named", where=text, fix=f"Write {scheme}://bucket/prefix")

@@ -45,7 +45,7 @@ _draws = random.Random()  # ours: a user's seeded draws must not depend on the n
 _last_said = [-_LOG_EVERY_S, 0.0]  # when, and how many retries have gone unsaid since
 _saying = threading.Lock()
 
-# Codes of S3 that come with a status below 500 and yet pass.
+# Codes of S3 that pass though they come with a status below 500, or with none.
 _PASSING = {
     "SlowDown",
     "RequestTimeout",
@@ -56,6 +56,8 @@ _PASSING = {
     "OperationAborted",
     "IncompleteBody",
     "429",
+    "InternalError",  # of single objects, in an answer that deletes many
+    "ServiceUnavailable",
 }
 _BROKEN = {
     "EndpointConnectionError": "no connection",
@@ -65,6 +67,7 @@ _BROKEN = {
     "ResponseStreamingError": "the answer broke off",
     "IncompleteReadError": "the answer broke off",
     "ProtocolError": "the answer broke off",
+    "FlexibleChecksumError": "the answer does not fit its checksum",
     "HTTPClientError": "connection lost",
     "ProxyConnectionError": "no connection to the proxy",
 }

@@ -7,27 +7,15 @@ for by a request of its own; the processor time is the same; and credentials are
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
+from kdray.store import s3_parts, s3_range
 from kdray.store.local import replacing
 from kdray.store.part import Part
-from kdray.store.retry import retrying
-from kdray.store.s3_clients import clients, code_of, environment, probe, renew
+from kdray.store.s3_request import request, split
 
-T = TypeVar("T")
-_PART_BYTES = 64 << 20
-# What a server says to credentials that were valid once.
-_STALE = {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "TokenRefreshRequired",
-    "InvalidToken",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-}
+_PUT_BYTES = 64 << 20  # more is sent in parts
 
 
 class S3Objects:
@@ -36,69 +24,49 @@ class S3Objects:
     """
 
     def write(self, path: str, data: bytes | memoryview) -> None:
-        bucket, key = _split(path)
-        if len(data) > _PART_BYTES:  # one PUT holds 5 GiB at most
-            _with(path, "write", lambda s3: s3.upload_fileobj(io.BytesIO(data), bucket, key), parts=True)
+        bucket, key = split(path)
+        if len(data) > _PUT_BYTES:  # one PUT holds 5 GiB at most
+            s3_parts.upload(path, lambda first, end: bytes(data[first:end]), len(data))
         else:
-            _with(path, "write", lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=bytes(data)))
+            body = bytes(data)
+            request(path, "write", lambda s3: s3.put_object(Bucket=bucket, Key=key, Body=body))
 
     def write_file(self, path: str, source: str) -> None:
-        bucket, key = _split(path)
-
-        def upload(s3: Any) -> None:
+        def read(first: int, end: int) -> bytes:
             with open(source, "rb") as file:
-                s3.upload_fileobj(file, bucket, key)
+                file.seek(first)
+                data = file.read(end - first)
+            if len(data) != end - first:
+                raise OSError(f"{source} became shorter while it was stored")
+            return data
 
-        _with(path, "write", upload, parts=True)
+        s3_parts.upload(path, read, os.path.getsize(source))
 
     def read(self, path: str) -> bytes:
-        bucket, key = _split(path)
-        return _with(path, "read", lambda s3: s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+        bucket, key = split(path)
+        return request(path, "read", lambda s3: s3.get_object(Bucket=bucket, Key=key)["Body"].read())
 
     def read_range(self, path: str, start: int, length: int) -> Part:
-        bucket, key = _split(path)
-        span = f"bytes={start}-{start + length - 1}" if start >= 0 else f"bytes={start}"
-
-        def get(s3: Any) -> Part:
-            try:
-                answer = s3.get_object(Bucket=bucket, Key=key, Range=span)
-            except Exception as exc:
-                if code_of(exc) == "InvalidRange":  # the object ends before it begins
-                    return Part(b"", None)
-                raise
-            data = answer["Body"].read()
-            total = answer.get("ContentRange", "").rpartition("/")[2]
-            if not total:  # the server knows no ranges and sent all
-                first = start if start >= 0 else max(0, len(data) + start)
-                return Part(data[first : first + length], len(data))
-            return Part(data, int(total))
-
-        # Not probed: what reads ranges has listed the bucket before, or another process has for it.
-        return _with(path, "read", get, probed=False)
+        return s3_range.read_range(path, start, length)
 
     def read_file(self, path: str, target: str) -> None:
-        bucket, key = _split(path)
-
-        def download(s3: Any) -> None:
-            with replacing(os.path.abspath(target)) as file:
-                s3.download_fileobj(bucket, key, file)
-
-        _with(path, "read", download, parts=True)
+        with replacing(os.path.abspath(target)) as file:
+            s3_parts.download(path, file)
 
     def exists(self, path: str) -> bool:
-        bucket, key = _split(path)
+        bucket, key = split(path)
         if key:
             try:
-                _with(path, "read", lambda s3: s3.head_object(Bucket=bucket, Key=key))
+                request(path, "read", lambda s3: s3.head_object(Bucket=bucket, Key=key))
             except FileNotFoundError:
                 pass
             else:
                 return True
-        found = _with(path, "list", lambda s3: s3.list_objects_v2(Bucket=bucket, Prefix=_folder(key), MaxKeys=1))
+        found = request(path, "list", lambda s3: s3.list_objects_v2(Bucket=bucket, Prefix=_folder(key), MaxKeys=1))
         return bool(found.get("Contents")) or not key
 
     def list(self, path: str) -> list[str]:
-        bucket, key = _split(path)
+        bucket, key = split(path)
         prefix = _folder(key)
 
         def pages(s3: Any) -> set[str]:
@@ -108,10 +76,10 @@ class S3Objects:
                 names.update(entry["Prefix"][len(prefix) : -1] for entry in page.get("CommonPrefixes", ()))
             return names
 
-        return sorted(_with(path, "list", pages) - {""})
+        return sorted(request(path, "list", pages) - {""})
 
     def delete(self, path: str) -> None:
-        bucket, key = _split(path)
+        bucket, key = split(path)
         if not key:
             raise PermissionError(1, "a whole bucket is never deleted", path)
 
@@ -126,38 +94,7 @@ class S3Objects:
 
                         raise ClientError({"Error": left[0]}, "DeleteObjects")
 
-        _with(path, "delete", remove)
-
-
-def _with(path: str, doing: str, work: Callable[[Any], T], *, parts: bool = False, probed: bool = True) -> T:
-    """`work(client)`, tried again where that helps, and once more where the credentials were renewed meanwhile."""
-    bucket, uri = path.partition("/")[0], f"s3://{path}"
-
-    if probed:
-        probe(environment(), bucket)
-
-    def once() -> T:
-        settings = environment()
-        used = clients(settings)
-        try:
-            return work(used.parts if parts else used.work)
-        except Exception as exc:
-            if code_of(exc) not in _STALE or not renew(used):
-                raise
-        used = clients(settings)
-        return work(used.parts if parts else used.work)
-
-    try:
-        return retrying(once, uri, doing)
-    except Exception as exc:
-        if doing == "read" and code_of(exc) in ("NoSuchKey", "404", "NotFound"):
-            raise FileNotFoundError(2, "No such object", path) from exc
-        raise
-
-
-def _split(path: str) -> tuple[str, str]:
-    bucket, _, key = path.partition("/")
-    return bucket, key
+        request(path, "delete", remove)
 
 
 def _folder(key: str) -> str:

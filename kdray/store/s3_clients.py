@@ -13,20 +13,16 @@ from typing import Any
 
 from kdray.errors import StoreError
 from kdray.store import explain
-from kdray.store.retry import PATIENCE, passing, retrying
+from kdray.store.retry import PATIENCE, Patience, passing, retrying
 
 log = logging.getLogger(__name__)
 
+# Tried again by `retrying` alone, which covers the answer's body too.
+_ONCE: dict[str, Any] = {"retries": {"total_max_attempts": 1}}
+_WORK: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 30} | _ONCE
 # An endpoint that does not answer must be told within 15 s, a busy one must not break a run of days.
-_PROBE: dict[str, Any] = {
-    "connect_timeout": 4,
-    "read_timeout": 6,
-    "retries": {"mode": "standard", "total_max_attempts": 2},
-}
-# Tried again by `retrying`, which covers the answer's body too.
-_WORK: dict[str, Any] = {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
-# For uploads and downloads in parts: each part is tried again by itself.
-_PARTS: dict[str, Any] = _WORK | {"retries": {"mode": "standard", "total_max_attempts": 8}}
+_PROBE: dict[str, Any] = {"connect_timeout": 4, "read_timeout": 6} | _ONCE
+FIRST_CONTACT = Patience(total_s=8.0)
 _ENVIRONMENT = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
@@ -85,12 +81,11 @@ def addressing() -> str:
 
 @dataclass(frozen=True, eq=False)
 class Clients:
-    """boto3 clients of one session, each with its own timeouts and retries."""
+    """boto3 clients of one session, each with its own timeouts."""
 
     session: Any
     probe: Any
     work: Any
-    parts: Any
 
 
 def clients(settings: tuple[str | None, ...]) -> Clients:
@@ -124,7 +119,7 @@ def _clients(settings: tuple[str | None, ...]) -> Clients:
             region_name=region,
             config=Config(**config, **extra),
         )
-        for config in (_PROBE, _WORK, _PARTS)
+        for config in (_PROBE, _WORK)
     ]
     return Clients(session, *made)
 
@@ -151,22 +146,46 @@ def renew(used: Clients) -> bool:
         return True
 
 
-@functools.lru_cache(maxsize=64)
 def probe(settings: tuple[str | None, ...], bucket: str) -> str:
-    """Ask once whether the bucket is there, with short timeouts; return its region.
+    """Ask once in this process whether the bucket is there, and return its region.
 
-    403 passes: who may write one prefix need not be allowed to see the bucket, and the real call says it better.
+    A server that has never answered this process may be the wrong one, which must be told soon. One that answers with
+    errors, or breaks connections, is there: it is waited for as in any other request.
     """
+    region = _regions.get((explain.endpoint(), bucket))
+    return _probe(settings, bucket) if region is None else region
+
+
+_regions: dict[tuple[str, str], str] = {}  # by endpoint and bucket, of those reached: other keys change nothing in it
+_answered: set[str] = set()  # endpoints
+_SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ProxyConnectionError")
+
+
+@functools.lru_cache(maxsize=64)
+def _probe(settings: tuple[str | None, ...], bucket: str) -> str:
+    """403 passes: who may write one prefix need not be allowed to see the bucket, and the real call says it better."""
     from botocore.exceptions import ClientError
 
-    asks = clients(settings).probe
+    asks, at, uri = clients(settings).probe, explain.endpoint(), f"s3://{bucket}"
 
-    def busy(exc: BaseException) -> str | None:
-        """A server that says that it is busy is worth waiting for, one that says nothing may not be there."""
-        return passing(exc) if isinstance(exc, ClientError) else None
+    def ask() -> dict[str, Any]:
+        if at in _answered:
+            return asks.head_bucket(Bucket=bucket)
+        try:
+            return retrying(lambda: asks.head_bucket(Bucket=bucket), uri, "read", silent, FIRST_CONTACT)
+        except ClientError:
+            _answered.add(at)
+            raise
+
+    def silent(exc: BaseException) -> str | None:
+        return passing(exc) if type(exc).__name__ in _SILENT else None
+
+    def again(exc: BaseException) -> str | None:
+        no_tls = type(exc).__name__ == "SSLError" and at not in _answered  # https:// to a server that speaks http
+        return None if no_tls else passing(exc)
 
     try:
-        answer = retrying(lambda: asks.head_bucket(Bucket=bucket), f"s3://{bucket}", "read", busy)
+        answer = retrying(ask, uri, "read", again)
     except ClientError as exc:
         answer = exc.response
         if code_of(exc) in ("404", "NoSuchBucket"):
@@ -174,8 +193,14 @@ def probe(settings: tuple[str | None, ...], bucket: str) -> str:
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if status not in (301, 307, 400, 403):
             raise
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return headers.get("x-amz-bucket-region") or asks.meta.region_name
+        found = False
+    else:
+        found = True
+    _answered.add(at)
+    region = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    if found or region:
+        _regions[at, bucket] = region or asks.meta.region_name
+    return region or asks.meta.region_name
 
 
 @functools.lru_cache(maxsize=8)

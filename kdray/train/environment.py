@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from kdray.experiment import Cluster
+from kdray.store.place import without_keys
 
 # Where the user has not said otherwise. Ray copies RAY_TRAIN_* on to controllers and workers.
 DEFAULTS = {
@@ -63,7 +64,8 @@ def storage_settings() -> dict[str, str]:
 
     Inside a Ray job this is empty: there the job's own `env_vars` and the nodes' roles say it.
     """
-    return _lent(STORAGE_SETTINGS)
+    # A name and password in an endpoint serve nothing here, and Ray shows env_vars to everyone.
+    return {name: without_keys(value) for name, value in _lent(STORAGE_SETTINGS).items()}
 
 
 def storage_credentials() -> Callable[[], None] | None:

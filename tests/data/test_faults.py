@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdray.data import remote
 from kdray.data.feed import train_feed
-from kdray.data.manifest import Manifest, read_manifest
+from kdray.data.footer_cache import FOOTERS
+from kdray.data.manifest import Manifest, ShardColumns, read_manifest
 from kdray.data.reader import Rows, read_labels, read_rows
 from kdray.data.shards import write_shards
 from kdray.data.writer import Sample
@@ -56,7 +56,7 @@ def written(real_s3_server: S3) -> Manifest:
 @pytest.fixture(autouse=True)
 def cold_and_hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """No footer is known yet, pauses and timeouts are short."""
-    remote._footers.clear()
+    FOOTERS.clear()
     monkeypatch.setattr(retry, "PATIENCE", retry.Patience(tries=4, first_s=0.02, longest_s=0.1, total_s=30))
     monkeypatch.setattr(retry, "_last_said", [-100.0, 0.0])
     monkeypatch.setitem(s3_clients._WORK, "read_timeout", 2)
@@ -92,18 +92,34 @@ def test_what_passes_leaves_the_right_rows(proxy: Faulty, written: Manifest, ids
 
 
 @pytest.mark.parametrize("fault", ["503", "reset-body", "cut"])
-def test_footers_manifest_and_labels_too(proxy: Faulty, written: Manifest, ids: np.ndarray, fault: str) -> None:
-    where = f"{written.folder}/train-*.parquet"  # a glob: footers are read, and the manifest's word is not enough
-    proxy.reset(
-        FAULTS[fault](path=SHARD, times=2),
-        FAULTS[fault](path="list-type=2", times=1),
-        FAULTS[fault](path="manifest.json", times=1),
-    )
-    manifest = read_manifest(where)
+def test_opening_a_set_and_its_labels_too(proxy: Faulty, written: Manifest, ids: np.ndarray, fault: str) -> None:
+    shards = FAULTS[fault](path=SHARD, times=2)
+    rules = [shards, *(FAULTS[fault](path=path, times=1) for path in ("list-type=2", "manifest.json"))]
+    proxy.reset(*rules)
+    manifest = read_manifest(written.folder)
+    assert manifest.fingerprint == written.fingerprint and shards.hit == 0, "the manifest's word is enough"
     labels, found = read_labels(manifest)
     assert labels.tolist() == [row % 7 for row in range(ROWS)]
     assert found.tolist() == ids.tolist()
-    assert sum(proxy.faults().values()) >= 3
+    assert [rule.hit for rule in rules] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("fault", ["503", "reset-body", "cut"])
+def test_a_set_without_manifest_too(proxy: Faulty, real_s3: S3, written: Manifest, ids: np.ndarray, fault: str) -> None:
+    folder = real_s3.uri(f"footers/{secrets.token_hex(4)}")
+    for shard in written.shards:
+        Store(folder).write_bytes(shard.name, Store(written.folder).read_bytes(shard.name))
+    footers = FAULTS[fault](path=SHARD, times=3)
+    rules = [footers, FAULTS[fault](path="list-type=2", times=1)]
+    proxy.reset(*rules)
+    manifest = read_manifest(folder, ShardColumns(id="id"))
+    assert manifest.shards == written.shards
+    assert [rule.hit for rule in rules] == [3, 1]
+    rules = [FAULTS[fault](path=SHARD, times=3)]
+    proxy.reset(*rules)
+    labels, found = read_labels(manifest)
+    assert labels.tolist() == [row % 7 for row in range(ROWS)] and found.tolist() == ids.tolist()
+    assert rules[0].hit == 3
 
 
 @pytest.mark.parametrize(
@@ -227,6 +243,16 @@ class TestCredentials:
         self.write(keys, real_s3.access_key, real_s3.secret_key)
         assert_right(read_rows(written, shuffled()), shuffled(), ids)
         assert {asked.key for asked in proxy.asked} == {self.OLD, real_s3.access_key}
+
+    def test_a_file_that_is_replaced_while_a_request_is_under_way(
+        self, keys: Path, proxy: Faulty, real_s3: S3, written: Manifest, ids: np.ndarray
+    ) -> None:
+        """The old keys are refused when the new ones are there already."""
+        rule = refuse(403, "ExpiredToken", key=self.OLD, times=None)
+        rule.then = lambda: self.write(keys, real_s3.access_key, real_s3.secret_key)
+        proxy.reset(rule)
+        assert_right(read_rows(written, shuffled()), shuffled(), ids)
+        assert proxy.faults()["ExpiredToken"] >= 1
 
     def test_a_file_that_was_replaced_and_looks_the_same(
         self, keys: Path, real_s3: S3, written: Manifest, ids: np.ndarray, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from kdray.data.manifest import read_manifest
 from kdray.data.reader import read_labels, read_rows
 from kdray.data.remote import GAP_BYTES, _Pieces, ranges_of, read_tail
 from kdray.errors import DataError
-from kdray.store import Store
+from kdray.store import Store, read_range
 from tests.conftest import S3
 from tests.servers.faulty import Faulty
 
@@ -77,7 +77,9 @@ def test_near_ranges_are_one() -> None:
 def test_what_is_not_at_hand_is_fetched(real_s3: S3) -> None:
     content = parquet(compression="none")
     uri = put(real_s3, content) + "/train.parquet"
-    file = _Pieces(uri, len(content), {(100, 200): content[100:200]})
+    file = _Pieces(
+        lambda first, end: read_range(uri, first, end - first).data, len(content), {(100, 200): content[100:200]}
+    )
     file.seek(150)
     assert bytes(file.read(20)) == content[150:170] and file.tell() == 170
     assert bytes(file.read(100)) == content[170:270]

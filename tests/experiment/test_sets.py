@@ -111,3 +111,10 @@ def test_a_set_type_after_a_set_map_still_comes_last(folder):
 )
 def test_a_bad_set_is_named(folder, text, words):
     assert words in error(folder, text)
+
+
+@pytest.mark.parametrize("key", ["storage", "data.train", "teacher.weights", "data.pack.source"])
+def test_keys_in_a_uri_are_refused_and_not_told(folder, key):
+    said = error(folder, f"{key}=s3://AKIA:hun/ter2@bucket/p")
+    assert "keys stand in the URI" in said and "AWS_ACCESS_KEY_ID" in said
+    assert "AKIA" not in said and "ter2" not in said

@@ -13,11 +13,11 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-Fault = Literal["refuse", "reset", "reset-body", "cut", "corrupt", "hang", "stall"]
+Fault = Literal["refuse", "answer", "reset", "reset-body", "cut", "corrupt", "hang", "stall"]
 _BLOCK = 1 << 16
 
 
@@ -26,11 +26,13 @@ class Rule:
     """What happens to some of the requests whose method and `path?query` match.
 
     Args:
-        fault: `refuse` answers with `status` and `code` and does not ask the server; `reset` breaks the connection
+        fault: `refuse` answers with `status` and `code` and does not ask the server; `answer` with `status`, `code` as
+            the first line's last word, the header `lines` and `body`; `reset` breaks the connection
             before the answer, `reset-body` in the middle of its body; `cut` ends the body early, as if all was well;
             `corrupt` flips one bit in its middle; `hang` sends nothing; `stall` sends half a body and then nothing.
         path: a regular expression, searched; key: the access key that signed the request ("": any).
         skip: matching requests that pass first; times: how many are hit then (None: all).
+        then: called when one is hit, before it is answered.
     """
 
     fault: Fault
@@ -41,6 +43,9 @@ class Rule:
     times: int | None = 1
     status: int = 500
     code: str = "InternalError"
+    lines: tuple[str, ...] = ()
+    body: bytes = b""
+    then: Callable[[], None] | None = None
     seen: int = 0
     hit: int = 0
 
@@ -149,6 +154,8 @@ class Faulty:
             self.asked.append(Asked(method, path, span.decode() if span else None, key, named))
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        if rule is not None and rule.then is not None:
+            rule.then()
         return rule
 
     def _answer(
@@ -166,10 +173,13 @@ class Faulty:
             return _break(client)
         if rule is not None and rule.fault == "hang":
             return self._wait(client)
-        if rule is not None and rule.fault == "refuse":
-            told = f"<Error><Code>{rule.code}</Code><Message>no</Message></Error>".encode()
-            lines = f"HTTP/1.1 {rule.status} No\r\nContent-Type: application/xml\r\nContent-Length: {len(told)}\r\n\r\n"
-            client.sendall(lines.encode() + (told if method != b"HEAD" else b""))
+        if rule is not None and rule.fault in ("refuse", "answer"):
+            told, lines = rule.body, rule.lines
+            if rule.fault == "refuse":
+                told = f"<Error><Code>{rule.code}</Code><Message>no</Message></Error>".encode()
+                lines = ("Content-Type: application/xml",)
+            lines = (f"HTTP/1.1 {rule.status} {rule.code}", *lines, f"Content-Length: {len(told)}", "", "")
+            client.sendall("\r\n".join(lines).encode() + (told if method != b"HEAD" else b""))
             return True
         upstream.sendall(head.text() + body)
         answer = _head(answering)

@@ -4,7 +4,7 @@
 #   KEY=... SECRET=... radosgw.sh start FOLDER PORT   returns when it answers, in about 15 s; uses PORT, PORT+1 and PORT+2
 #   radosgw.sh stop FOLDER                            ends what was started from FOLDER; its data is gone
 #
-# Needs root and, on Debian: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-common ceph-mgr
+# Needs root and, on Debian: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-common ceph-mgr curl
 # Keys, pid files and logs lie in FOLDER. When the start fails, nothing of it keeps running.
 set -euo pipefail
 

@@ -26,7 +26,8 @@ def test_another_style_is_refused(s3: S3, monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.where == "AWS_S3_ADDRESSING_STYLE"
 
 
-def test_a_name_and_password_in_an_endpoint_are_never_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://user:hunter2@host:9000")
+@pytest.mark.parametrize("password", ["hunter2", "p@hunter2", "p/@hunter2"])
+def test_a_name_and_password_in_an_endpoint_are_never_told(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://user:{password}@host:9000")
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
     assert endpoint() == "https://host:9000"

@@ -98,10 +98,10 @@ class TestEveryStorage:
     def test_ranges_of_a_file(self, store: Store) -> None:
         store.write_bytes("a/r", bytes(range(100)))
         uri = store.path_uri("a/r")
-        assert read_range(uri, 10, 5) == (bytes(range(10, 15)), 100)
-        assert read_range(uri, -5, 5) == (bytes(range(95, 100)), 100)
-        assert read_range(uri, -500, 500) == (bytes(range(100)), 100)
-        assert read_range(uri, 98, 50) == (bytes([98, 99]), 100)
+        assert read_range(uri, 10, 5)[:2] == (bytes(range(10, 15)), 100)
+        assert read_range(uri, -5, 5)[:2] == (bytes(range(95, 100)), 100)
+        assert read_range(uri, -500, 500)[:2] == (bytes(range(100)), 100)
+        assert read_range(uri, 98, 50)[:2] == (bytes([98, 99]), 100)
         assert read_range(uri, 300, 5).data == b""
         with pytest.raises(StoreError, match="does not exist"):
             read_range(store.path_uri("a/none"), 0, 1)

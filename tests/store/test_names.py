@@ -32,6 +32,29 @@ class TestNames:
         assert Store(uri).uri == plain
 
     @pytest.mark.parametrize(
+        "uri",
+        [
+            "s3://AKIA:hunter2@b/x",
+            "S3://AKIA:hunter2@b",
+            "s3://AKIA:/hunter2/+@b/x",  # a secret may have slashes
+            "s3://AKIA:hunter2",
+            "gs://someone:hunter2@b/x",
+            "https://someone:hunter2@host/x",
+            "https://someone:/hunter2@host/x",
+        ],
+    )
+    def test_keys_in_a_uri_are_refused_and_not_told(self, uri: str) -> None:
+        with pytest.raises(StoreError) as error:
+            Store(uri)
+        assert "hunter2" not in str(error.value) and "AKIA" not in str(error.value)
+        one_line(error, "keys stand in the URI" if "/hunter2@" not in uri else "'https' is not known")
+
+    def test_what_only_looks_like_keys(self) -> None:
+        for uri in ("s3://b/someone@host:80/x", "gs://b/a:b"):
+            assert Store(uri).uri == uri
+        assert Store("file:///a@b").uri == "/a@b"
+
+    @pytest.mark.parametrize(
         ("uri", "words"),
         [
             ("", ["no path"]),

@@ -16,6 +16,7 @@ import pytest
 from kdray.errors import StoreError
 from kdray.store import Store, open_uri, read_uri, s3_clients
 from kdray.store.explain import explain
+from kdray.store.retry import Patience
 from tests.conftest import S3
 from tests.store.telling import one_line
 
@@ -54,6 +55,7 @@ class TestRefusals:
             taken.bind(("127.0.0.1", 0))
             endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
             monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+            monkeypatch.setattr(s3_clients, "FIRST_CONTACT", Patience(first_s=0.1, total_s=1))
             with pytest.raises(StoreError) as error:
                 Store(s3.uri("x")).check_writable()
             one_line(error, f"endpoint {endpoint} does not answer", "AWS_ENDPOINT_URL_S3")
@@ -66,6 +68,7 @@ class TestRefusals:
             silent.listen(8)
             endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
             monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+            monkeypatch.setattr(s3_clients, "FIRST_CONTACT", Patience(total_s=s3_clients.FIRST_CONTACT.total_s / 4))
             monkeypatch.setitem(s3_clients._PROBE, "read_timeout", s3_clients._PROBE["read_timeout"] / 4)
             start = time.monotonic()
             with pytest.raises(StoreError, match=f"endpoint {endpoint} does not answer"):

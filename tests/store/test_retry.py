@@ -8,11 +8,13 @@ import logging
 import os
 from pathlib import Path
 
+import boto3
 import pytest
 from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
     EndpointConnectionError,
+    FlexibleChecksumError,
     NoCredentialsError,
     ReadTimeoutError,
     ResponseStreamingError,
@@ -72,6 +74,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         (ConnectTimeoutError(endpoint_url="http://x"), "no connection in time"),
         (ReadTimeoutError(endpoint_url="http://x"), "no answer in time"),
         (ResponseStreamingError(error="cut"), "the answer broke off"),
+        (FlexibleChecksumError(error_msg="x"), "the answer does not fit its checksum"),
+        (ClientError({"Error": {"Code": "InternalError"}}, "DeleteObjects"), "0 InternalError"),
         (ConnectionResetError(104, "reset"), "connection lost"),
         (NoCredentialsError(), None),
         (PermissionError(13, "no"), None),
@@ -195,6 +199,61 @@ class TestWriting:
         store.delete("b")
         assert store.list() == ["a"]
         assert sum(proxy.faults().values()) == 3
+
+    def test_a_part_is_tried_as_often_as_any_other_request(self, proxy: Faulty, real_s3: S3, tmp_path: Path) -> None:
+        store = Store(real_s3.uri(f"fault/{tmp_path.name}"))
+        (tmp_path / "large").write_bytes(os.urandom(17 << 20))
+        proxy.reset(refuse(503, "SlowDown", method="PUT", path="partNumber=2", times=None))
+        with pytest.raises(StoreError) as error:
+            store.put_file("large", tmp_path / "large")
+        one_line(error, "/large: cannot write", "SlowDown", "4 tries in")
+        assert proxy.count("PUT", "partNumber=2") == 4
+        assert proxy.count("DELETE", "uploadId") == 1 and not store.exists("large"), "it is aborted"
+        proxy.reset()
+        store.put_file("large", tmp_path / "large")
+        proxy.reset(Rule("cut", path="/large", skip=1, times=None))
+        with pytest.raises(StoreError) as error:
+            store.get_file("large", tmp_path / "back")
+        one_line(error, "/large: answers of", "break off", "4 tries in")
+        assert proxy.count("GET") <= 1 + 4 * 2 and not (tmp_path / "back").exists()
+
+    def test_an_answer_that_was_lost_after_the_last_part(self, proxy: Faulty, real_s3: S3, tmp_path: Path) -> None:
+        """The server has completed the upload, and knows it no more when it is asked again."""
+        store = Store(real_s3.uri(f"fault/{tmp_path.name}"))
+        (tmp_path / "large").write_bytes(os.urandom(9 << 20))
+        proxy.reset(refuse(404, "NoSuchUpload", method="POST", path="uploadId="))
+        store.put_file("large", tmp_path / "large")
+        assert store.read_bytes("large") == (tmp_path / "large").read_bytes()
+        assert proxy.count("PUT", "partNumber=1") == 2
+
+    def test_an_object_that_is_replaced_while_it_is_copied(self, proxy: Faulty, real_s3: S3, tmp_path: Path) -> None:
+        store = Store(real_s3.uri(f"fault/{tmp_path.name}"))
+        old, new = os.urandom(17 << 20), os.urandom(17 << 20)
+        store.write_bytes("x", old)
+        past = boto3.client("s3", endpoint_url=real_s3.endpoint)
+        rule = Rule("cut", path="/x", skip=1)
+        rule.then = lambda: past.put_object(Bucket=real_s3.bucket, Key=f"fault/{tmp_path.name}/x", Body=new)
+        proxy.reset(rule)
+        store.get_file("x", tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == new
+
+    def test_single_objects_that_are_not_deleted(self, proxy: Faulty, real_s3: S3, tmp_path: Path) -> None:
+        """The answer's status is 200; what failed is in its body."""
+        store = Store(real_s3.uri(f"fault/{tmp_path.name}"))
+        for name in ("a", "b"):
+            store.write_bytes(f"tree/{name}", b"1")
+        said = "<DeleteResult><Error><Key>a</Key><Code>{}</Code><Message>no</Message></Error></DeleteResult>"
+        busy = [
+            Rule("answer", method="POST", path="delete", status=200, code="OK", body=said.format(code).encode())
+            for code in ("SlowDown", "InternalError", "ServiceUnavailable")
+        ]
+        proxy.reset(*busy)
+        store.delete("tree")
+        assert store.list() == [] and proxy.faults() == {"answer": 3}
+        store.write_bytes("tree/a", b"1")
+        proxy.reset(Rule("answer", "POST", "delete", status=200, code="OK", body=said.format("AccessDenied").encode()))
+        with pytest.raises(StoreError, match="no permission to delete"):
+            store.delete("tree")
 
     def test_a_server_that_stays_ill(self, proxy: Faulty, real_s3: S3) -> None:
         proxy.reset(refuse(503, "SlowDown", method="PUT", times=None))

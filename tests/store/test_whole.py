@@ -75,7 +75,8 @@ class TestWholeOrAbsent:
                     raise OSError(errno.EIO, "Input/output error")
                 return super().read(size)
 
-        (tmp_path / "big").write_bytes(b"")
+        with open(tmp_path / "big", "wb") as file:
+            file.truncate(24 << 20)
         monkeypatch.setattr(s3_module, "open", lambda *_: Breaks(bytes(24 << 20)), raising=False)
         store = Store(s3.uri("broken"))
         with pytest.raises(StoreError, match="Input/output error"):

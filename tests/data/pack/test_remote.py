@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdray.data import remote
+from kdray.data.footer_cache import FOOTERS
 from kdray.data.manifest import read_manifest
 from kdray.data.pack.collection import BadItem, open_collections
 from kdray.data.pack.execute import pack, plan_packing
@@ -41,7 +41,7 @@ SOURCES: dict[str, tuple[Tree, object]] = {
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """No footer is known yet, and pauses are short."""
-    remote._footers.clear()
+    FOOTERS.clear()
     monkeypatch.setattr(retry, "PATIENCE", retry.Patience(tries=4, first_s=0.02, longest_s=0.1, total_s=30))
 
 
