@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -25,9 +26,10 @@ from kdray.pipeline.naming import named_model
 from kdray.pipeline.published import check_published
 from kdray.pipeline.stages import TEACHER_AUGMENT, Stage
 from kdray.store import Store
-from kdray.train.cluster import Shares, share_cpus
+from kdray.train.cluster import with_gpus
 from kdray.train.environment import cluster_address
 from kdray.train.precision import resolve_precision
+from kdray.train.shares import Node, Shares, share_cpus
 from kdray.train.spec import NetSpec, StageSpec
 
 PROBE_SAMPLES = 64
@@ -171,7 +173,9 @@ def local_shares(cluster: Cluster, stream: bool) -> Shares | None:
     """
     if cluster.workers == 0 or cluster_address(cluster):
         return None
-    return share_cpus(cluster, float(os.cpu_count() or 1), stream)
+    cluster = with_gpus(cluster, float(torch.cuda.device_count()))
+    gpus = math.ceil(cluster.workers * (cluster.gpus_per_worker or 0))  # whether they are there is asked elsewhere
+    return share_cpus(cluster, [Node(float(os.cpu_count() or 1), gpus)], stream)
 
 
 def check_devices(cluster: Cluster) -> None:

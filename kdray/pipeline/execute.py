@@ -113,14 +113,14 @@ def _run_stage(plan: Plan, stage: Stage, listener: Listener) -> dict[str, Any]:
         return StageWorker(with_shares(stage.spec, None, use_ray=False), listener).run()
     import ray
 
-    from kdray.train.cluster import check_gpus, shares_here, with_gpus
+    from kdray.train.cluster import check_gpus, with_gpus
+    from kdray.train.shares import nodes_of, shares_here
     from kdray.train.trainer import run_on_ray
 
     check_gpus(wanted)
-    resources = ray.cluster_resources()
-    cluster = with_gpus(wanted, resources.get("GPU", 0.0))
-    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    shares = shares_here(cluster, resources.get("CPU", 0.0), plan.stream, largest or None)
+    nodes = nodes_of(ray.nodes())
+    cluster = with_gpus(wanted, sum(node.gpus for node in nodes))
+    shares = shares_here(cluster, nodes, plan.stream)
     return run_on_ray(with_shares(stage.spec, shares, use_ray=True), cluster, shares, listener)
 
 

@@ -1,4 +1,4 @@
-"""Joining or starting a Ray cluster, and sharing its CPUs between training workers and the processes that feed them."""
+"""Joining or starting a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,76 +6,11 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from kdray.errors import ClusterError
 from kdray.experiment import Cluster
 from kdray.train.environment import cluster_address, prepare_environment, storage_credentials, storage_settings
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Shares:
-    """CPUs for each training worker, and for the processes that read and decode for one worker."""
-
-    worker_cpus: float
-    data_cpus: float
-
-
-def share_cpus(cluster: Cluster, total_cpus: float, stream: bool, largest: float | None = None) -> Shares:
-    """Divide `total_cpus` between the workers and, when data is streamed, the processes that feed them.
-
-    Ray would wait for a CPU silently, so a share is always left to them. A worker lives on one node, so it gets no more
-    CPUs than the `largest` one has (None: there is one).
-
-    Raises:
-        ClusterError: what the experiment asks for does not fit.
-    """
-    workers = cluster.workers
-    wanted_data = cluster.data_cpus if cluster.data_cpus is not None else max(1.0, total_cpus // 4)
-    if stream and wanted_data <= 0:
-        fix = "Raise it or leave it out, or set data.mode: resident"
-        raise ClusterError("data that is streamed needs CPUs", where="cluster.data_cpus", fix=fix)
-    data = wanted_data if stream else 0.0
-    worker = cluster.cpus_per_worker
-    if worker is None:
-        if workers > total_cpus:
-            raise ClusterError(
-                f"{workers} workers on {total_cpus:g} CPUs would wait for each other",
-                where="cluster.workers",
-                fix="Lower it, or say that it is meant: cluster.cpus_per_worker: 0.5",
-            )
-        worker = min((total_cpus - data) / workers, largest or total_cpus)
-        worker = float(int(worker)) if worker >= 1 else round(worker, 2)
-    if worker <= 0 or workers * worker + data > total_cpus + 1e-6:
-        need = f"{workers} workers x {worker:g} CPU" + (f" + {data:g} CPU for data" if stream else "")
-        raise ClusterError(
-            f"{need} do not fit on {total_cpus:g} CPUs",
-            where="cluster",
-            fix="Lower cluster.workers or cluster.cpus_per_worker (fractions such as 0.5 are fine)"
-            + (", or set data.mode: resident" if stream else ""),
-        )
-    return Shares(worker, data / workers)
-
-
-def shares_here(cluster: Cluster, total_cpus: float, stream: bool, largest: float | None = None) -> Shares:
-    """As `share_cpus`, for the cluster that was joined or started.
-
-    A cluster that was joined may be small now and grow when it is asked: there what does not fit is asked for all the
-    same, a whole CPU for each worker and each worker's data. A cluster of this machine will not grow.
-
-    Raises:
-        ClusterError: this machine cannot hold what the experiment asks for.
-    """
-    try:
-        return share_cpus(cluster, total_cpus, stream, largest)
-    except ClusterError as error:
-        if cluster_address(cluster) is None or error.where == "cluster.data_cpus":
-            raise
-        log.warning("%s now; waiting for the cluster to grow", error.problem)
-        return Shares(cluster.cpus_per_worker or 1.0, (cluster.data_cpus or float(cluster.workers)) / cluster.workers)
 
 
 def connect_in_background(cluster: Cluster) -> Callable[[], None]:

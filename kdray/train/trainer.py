@@ -16,12 +16,12 @@ import ray.train.torch
 from kdray.errors import Interrupted, KdrayError
 from kdray.experiment import Cluster
 from kdray.store import Store, open_uri
-from kdray.train.cluster import Shares
 from kdray.train.control import RemoteListener, WarningForwarder, start_control
 from kdray.train.environment import cluster_address
 from kdray.train.failure import Reason, WorkerFailure, reason_of
 from kdray.train.group import GroupConfig
 from kdray.train.job import Listener
+from kdray.train.shares import Shares
 from kdray.train.spec import StageSpec
 
 log = logging.getLogger(__name__)
