@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdray.data.dataset import Dataset, open_dataset
-from kdray.data.feed import will_stream
 from kdray.data.sources import is_packed
 from kdray.errors import DataError, InputError, StoreError
 from kdray.experiment import Comparison, Data, Experiment
@@ -34,8 +33,9 @@ from kdray.pipeline.packing import Goal, goals, listed, unpacked
 from kdray.pipeline.shelf import Shelf
 from kdray.pipeline.smoke import StandIn
 from kdray.pipeline.stages import Stage, file_digest
+from kdray.pipeline.streams import any_streams
 from kdray.store import Store
-from kdray.train.cluster import Shares
+from kdray.train.shares import Shares
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,7 @@ class _Planning:
             earlier = shelf.record(run_id)
         planned: Mapping[str, str] = (earlier or {}).get("planned", {})
         sized = self._sized(members, shelf, planned, fresh)
-        stream = any(
-            will_stream(member.experiment.data, split.manifest, len(split), judged=split is not member.dataset.train)
-            for member in members
-            for split in (member.dataset.train, member.dataset.validation, member.dataset.test)
-            if split is not None
-        )
+        stream = any_streams(members)
         shares = self._shares(stream)
         if shelf.problem is not None:
             self._note("storage", shelf.problem)
