@@ -17,37 +17,68 @@ from kdray.data.chunks import Chunk, Recipe, nothing_decodes, sizes_differ
 
 
 def batches(chunks: Iterable[Chunk], size: int, recipe: Recipe, pin: bool = False) -> Iterator[Chunk]:
-    """Cut a stream of chunks into chunks of `size` rows (the last may be short) that own their (pinned) memory."""
-    parts: list[Chunk] = []
-    have = 0
+    """Cut a stream of chunks into chunks of `size` rows (the last may be short) that own their (pinned) memory.
+
+    Raises:
+        DataError: images of different sizes in one of them.
+    """
+    batch = _Filling(size, recipe, pin)
     for chunk in chunks:
         at = 0
         while at < len(chunk):
-            part = chunk.cut(at, at + size - have)
-            parts.append(part)
-            at, have = at + len(part), have + len(part)
-            if have == size:
-                yield _join(parts, recipe, pin)
-                parts, have = [], 0
-    if parts:
-        yield _join(parts, recipe, pin)
+            rows = min(size - batch.rows, len(chunk) - at)
+            batch.take(chunk.cut(at, at + rows))
+            at += rows
+            if batch.rows == size:
+                yield batch.whole()
+                batch = _Filling(size, recipe, pin)
+        del chunk  # before the next one is waited for: a chunk may be most of what the object store holds
+    if batch.rows:
+        yield batch.whole()
 
 
-def _join(parts: list[Chunk], recipe: Recipe, pin: bool) -> Chunk:
-    shapes = [part.images.shape[2:] for part in parts]
-    shape = next((s for s in shapes if s[0]), shapes[0])
-    for part, other in zip(parts, shapes, strict=True):
-        if other[0] and other != shape:
-            first = parts[shapes.index(shape)]
-            raise sizes_differ(recipe, (int(first.index[0]), shape), (int(part.index[0]), other))
-    rows = sum(map(len, parts))
-    images = torch.empty((parts[0].images.shape[0], rows, *shape), dtype=torch.uint8, pin_memory=pin).numpy()
-    at = 0
-    for part, other in zip(parts, shapes, strict=True):
-        images[:, at : at + len(part)] = part.images if other == shape else 0
-        at += len(part)
-    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "ids", "index")]
-    return Chunk(images, columns[0], columns[1], columns[2], [reason for part in parts for reason in part.reasons])
+class _Filling:
+    """A batch that is being filled. Pixels are copied at once, so that no chunk is kept until the batch is full."""
+
+    def __init__(self, size: int, recipe: Recipe, pin: bool) -> None:
+        self.rows = 0
+        self._size, self._recipe, self._pin = size, recipe, pin
+        self._images: np.ndarray | None = None  # uint8 [V, size, H, W, 3], once an image has told H and W
+        self._first = -1  # the dense number of that image
+        self._views = recipe.views
+        self._columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._reasons: list[str] = []
+
+    def take(self, part: Chunk) -> None:
+        """Put `part` behind what is there."""
+        views, rows, *shape = part.images.shape
+        self._views = views
+        stop = self.rows + rows
+        if shape[0]:  # else not one of its rows decoded
+            if self._images is None:
+                self._images = self._memory(views, shape)
+                self._images[:, : self.rows] = 0
+                self._first = int(part.index[0])
+            if shape != list(self._images.shape[2:]):
+                first = self._first, self._images.shape[2:]
+                raise sizes_differ(self._recipe, first, (int(part.index[0]), tuple(shape)))
+            self._images[:, self.rows : stop] = part.images
+        elif self._images is not None:
+            self._images[:, self.rows : stop] = 0
+        self._columns.append((part.labels.copy(), part.ids.copy(), part.index.copy()))
+        self._reasons += part.reasons
+        self.rows = stop
+
+    def whole(self) -> Chunk:
+        """What has been taken."""
+        images = self._images if self._images is not None else self._memory(self._views, [0, 0, 3])
+        labels, ids, index = (np.concatenate(column) for column in zip(*self._columns, strict=True))
+        if self.rows < self._size:
+            images = np.ascontiguousarray(images[:, : self.rows])
+        return Chunk(images, labels, ids, index, self._reasons)
+
+    def _memory(self, views: int, shape: list[int]) -> np.ndarray:
+        return torch.empty((views, self._size, *shape), dtype=torch.uint8, pin_memory=self._pin).numpy()
 
 
 def fill_bad(chunk: Chunk, recipe: Recipe) -> None:

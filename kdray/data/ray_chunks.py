@@ -6,9 +6,11 @@ How far this runs ahead of its consumer is bounded: `ahead` pieces are on their 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,7 @@ class Pace:
 
     def measure(self, chunk: Chunk) -> None:
         """Take up the size of a decoded piece."""
-        if not self._measured:
+        if not self._measured and chunk.images.nbytes:  # where nothing decodes there is no size
             self._measured = True
             fitting = self._fitting(chunk.images.nbytes / max(1, len(chunk)))
             if fitting < self._most_rows:
@@ -62,6 +64,19 @@ class Pace:
         return max(1, int(self._store_bytes / (self._encoded_row_bytes + row_bytes) / self.ahead))
 
 
+@dataclass
+class _Piece:
+    """Rows `index` on their way, which stand at `at` of a span: who decodes them, and what that will give. There are
+    several `refs` where it was sent again.
+    """
+
+    span: int
+    at: int
+    index: np.ndarray
+    refs: list[Any] = field(default_factory=list)
+    decoder: Any = None
+
+
 class RayLine:
     """One plan, carried out: the chunks of the dense rows in `spans` (int64 arrays, each read as one), in order."""
 
@@ -72,7 +87,7 @@ class RayLine:
         self._name = uuid.uuid4().hex
         self._fetched = 0  # spans that are being read, or were
         self._span, self._at = 0, 0  # where the next piece begins
-        self._pending: deque[tuple[Any, Any]] = deque()  # pieces on their way and their decoders, in order
+        self._pending: deque[_Piece] = deque()  # on their way, in order
 
     @property
     def pending(self) -> int:
@@ -96,9 +111,9 @@ class RayLine:
         self.fetch(self._span + 2)  # one is taken from, the next is read meanwhile
         span = self._spans[self._span]
         index = span[self._at : self._at + self._pace.rows]
-        piece = self._reader(self._span).take.remote(self._name, self._span, self._at, index, self._sent)
-        decoder = min(self._pool.ready(), key=busy.count)
-        self._pending.append((decoder.decode.remote(self._sent, piece), decoder))
+        piece = _Piece(self._span, self._at, index)
+        self._decode(piece, busy)
+        self._pending.append(piece)
         self._at += len(index)
         if self._at == len(span):
             self._span, self._at = self._span + 1, 0
@@ -122,7 +137,7 @@ class RayLine:
                 if after is not None and self.all_sent:
                     while not after.all_sent and self.pending + after.pending < self._pace.ahead:
                         after.send(self._busy() + after._busy())
-                chunk = unpacked(_got(self._pending[0][0]))
+                chunk = unpacked(self._got(self._pending[0]))
                 self._pending.popleft()
                 self._pace.measure(chunk)
                 yield chunk
@@ -147,35 +162,46 @@ class RayLine:
     def _busy(self) -> list[Any]:
         if not self._pending:
             return []
-        refs = [ref for ref, _ in self._pending]
+        refs = [ref for piece in self._pending for ref in piece.refs]
         done, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
         finished = set(done)
-        return [decoder for ref, decoder in self._pending if ref not in finished]
+        return [piece.decoder for piece in self._pending if finished.isdisjoint(piece.refs)]
+
+    def _decode(self, piece: _Piece, busy: list[Any]) -> None:
+        encoded = self._reader(piece.span).take.remote(self._name, piece.span, piece.at, piece.index, self._sent)
+        piece.decoder = min(self._pool.ready(), key=busy.count)
+        piece.refs.append(piece.decoder.decode.remote(self._sent, encoded))
+
+    def _got(self, piece: _Piece) -> Any:
+        """The decoded piece. Where its decoder was lost, with no room to start it again, Ray would wait in silence, for
+        ever: all that it was to decode goes to others.
+
+        Raises:
+            ClusterError: nothing came for `START_TIMEOUT_S`.
+        """
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < START_TIMEOUT_S:
+            done, _ = ray.wait(piece.refs, timeout=TOLD_EVERY_S, fetch_local=False)
+            if done:
+                return ray.get(done[0])
+            lost = piece.decoder
+            elsewhere = self._pool.suspect(lost)
+            log.warning(
+                "no images for %d s: a process that decodes is slow, or waits for a CPU since it was lost%s",
+                waited + TOLD_EVERY_S,
+                "; others take over" if elsewhere else "",
+            )
+            if elsewhere:
+                for each in [each for each in self._pending if each.decoder is lost]:
+                    self._decode(each, self._busy())
+        raise ClusterError(
+            f"no images came for {START_TIMEOUT_S:g} s",
+            where="cluster",
+            fix="Look whether the cluster lost a node; the same command goes on from the last checkpoint",
+        )
 
     def _reader(self, span: int) -> Any:
         return self._pool.readers[span % len(self._pool.readers)]
-
-
-def _got(ref: Any) -> Any:
-    """What `ref` stands for. An actor that was lost is started again where there is room for it; where there is none
-    Ray would wait in silence, for ever.
-
-    Raises:
-        ClusterError: nothing came for `START_TIMEOUT_S`.
-    """
-    for waited in range(0, int(START_TIMEOUT_S), int(TOLD_EVERY_S)):
-        if waited:
-            log.warning(
-                "no images for %d s: a process that decodes is slow, or waits for a CPU since it was lost", waited
-            )
-        done, _ = ray.wait([ref], timeout=TOLD_EVERY_S, fetch_local=False)
-        if done:
-            return ray.get(ref)
-    raise ClusterError(
-        f"no images came for {START_TIMEOUT_S:g} s",
-        where="cluster",
-        fix="Look whether the cluster lost a node; the same command goes on from the last checkpoint",
-    )
 
 
 def own_error(error: BaseException) -> BaseException:

@@ -218,6 +218,14 @@ class Pool:
                 )
             return list(self._ready)
 
+    def suspect(self, decoder: Any) -> bool:
+        """Give a decoder that does not answer no more pieces until it does; False where there is no other."""
+        with self._lock:
+            if decoder in self._ready and len(self._ready) > 1:
+                self._ready.remove(decoder)
+                self._starting[decoder.decoded.remote()] = decoder
+            return any(other is not decoder for other in self._ready)
+
 
 _POOLS: dict[tuple[str, float | None], Pool] = {}
 _POOLS_LOCK = threading.Lock()

@@ -131,6 +131,42 @@ def test_processes_that_die_are_started_again_and_change_no_bit(cluster, small) 
     assert len(seen) == 20 and all(identical(one, other) for one, other in zip(seen, expected, strict=True))
 
 
+def test_what_a_lost_process_was_to_decode_is_decoded_by_others(cluster, small, monkeypatch) -> None:
+    # Stopped, it is as good as on a node that was lost and has no place to start again: nothing comes, no error either.
+    monkeypatch.setattr("kdray.data.ray_chunks.TOLD_EVERY_S", 0.5)
+    fed = feed(small, True, cpus=2.0, epochs=2)
+    pool = shared_pool(2.0)
+    assert len(pool.decoders) == 2
+    (pid,) = cluster.get([pool.decoders[0].__ray_call__.remote(lambda self: os.getpid())])
+    batches = fed.epoch(0)
+    seen = [next(batches)]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        seen += list(batches)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    seen += list(fed.epoch(1))
+    expected = [batch for epoch in (0, 1) for batch in feed(small, False).epoch(epoch)]
+    assert len(seen) == 20 and all(identical(one, other) for one, other in zip(seen, expected, strict=True))
+    cluster.get(pool.decoders[0].decoded.remote(), timeout=60)
+    assert pool.decoders[0] in pool.ready() and len(pool.ready()) == 2, "it gets work again when it answers"
+
+
+def test_nothing_at_all_is_an_error_in_the_end(cluster, small, monkeypatch) -> None:
+    monkeypatch.setattr("kdray.data.ray_chunks.TOLD_EVERY_S", 0.2)
+    monkeypatch.setattr("kdray.data.ray_chunks.START_TIMEOUT_S", 1.0)
+    fed = feed(small, True)
+    pids = cluster.get([one.__ray_call__.remote(lambda self: os.getpid()) for one in shared_pool(None).decoders])
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(ClusterError, match="no images came for 1 s"):
+            list(fed.epoch(0))
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
 def test_an_error_of_a_task_is_its_own_error_here(cluster, tmp_path) -> None:
     manifest = squares(tmp_path / "set", 40)
     shard = tmp_path / "set" / manifest.shards[0].name
