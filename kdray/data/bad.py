@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from kdray.errors import DataError
 log = logging.getLogger(__name__)
 
 _NAMED = 5
+_ELSEWHERE = "met by another worker, or before this process"
 _BLOCK = 16  # rows of a batch among which a bad one's stand-in is sought
 
 
 class BadImages:
-    """The distinct bad rows that this rank met. `total` is the number of rows in the split."""
+    """The distinct bad rows that this rank met or was told of. `total` is the number of rows in the split."""
 
     def __init__(self, manifest: Manifest, total: int, max_fraction: float | None = None) -> None:
         self._manifest = manifest
@@ -26,6 +27,7 @@ class BadImages:
         self._max_fraction = max_fraction
         self._rows: dict[int, str] = {}
         self._told: set[int] = set()
+        self._warnings = 0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -38,6 +40,16 @@ class BadImages:
     def clear(self) -> None:
         """Forget them: a new pass begins."""
         self._rows = {}
+
+    def share(self, rows: Iterable[int]) -> None:
+        """Take up rows that were met elsewhere, whose reasons are told there.
+
+        Raises:
+            DataError: more than `max_fraction` of all rows are bad.
+        """
+        elsewhere = {row: _ELSEWHERE for row in rows if row not in self._rows}
+        self._told |= elsewhere.keys()
+        self.add(elsewhere)
 
     def add(self, rows: Mapping[int, str]) -> None:
         """Take up bad rows: dense row number -> reason.
@@ -56,8 +68,9 @@ class BadImages:
                 fix=f"Write these rows again, or raise data.max_bad_fraction (now {self._max_fraction:g})",
             )
         for row in new.keys() - self._told:
-            if len(self._told) < _NAMED:
+            if self._warnings < _NAMED:
                 self._told.add(row)
+                self._warnings += 1
                 log.warning("%s does not decode (%s)", self._manifest.position(row), new[row])
 
     def named(self) -> str:

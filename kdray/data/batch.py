@@ -28,8 +28,8 @@ class Batch:
 class TrainFeed(Protocol):
     """Batches of a rank's share of every global batch.
 
-    `dropped` rows of each epoch do not fill a batch; `bad_images` distinct rows did not decode so far (on this rank)
-    and were replaced by the first good row of their batch.
+    `dropped` rows of each epoch do not fill a batch; `bad_images` distinct rows are known not to decode so far, and
+    were replaced by others of their batch (see `kdray.data.bad.stand_ins`).
     """
 
     steps_per_epoch: int
@@ -41,6 +41,14 @@ class TrainFeed(Protocol):
     @property
     def bad_rows(self) -> frozenset[int]:
         """Dense row numbers of those images."""
+        ...
+
+    def share_bad(self, rows: frozenset[int]) -> None:
+        """Take up what other ranks met, or an interrupted process.
+
+        Raises:
+            DataError: together they are more than `data.max_bad_fraction`.
+        """
         ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -27,6 +27,9 @@ class RelabelledFeed:
     def bad_images(self) -> int:
         return self._feed.bad_images
 
+    def share_bad(self, rows: frozenset[int]) -> None:
+        self._feed.share_bad(rows)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         batches = self._feed.epoch(epoch, start)
         try:

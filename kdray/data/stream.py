@@ -64,6 +64,9 @@ class StreamTrainFeed:
     def bad_images(self) -> int:
         return len(self._bad)
 
+    def share_bad(self, rows: frozenset[int]) -> None:
+        self._bad.share(rows)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         if start >= self.steps_per_epoch:
             return

@@ -24,6 +24,7 @@ from kdray.errors import Interrupted, TrainingError
 from kdray.objectives.contract import Mixed, StepInfo, Targets
 from kdray.train.agree import check_same_step, union
 from kdray.train.checkpoint import snapshot
+from kdray.train.convolutions import safe_convolutions
 from kdray.train.ema import Ema
 from kdray.train.job import Job, Outcome
 from kdray.train.meter import Divergence, EpochMeter, LossWindow, Stopwatch
@@ -51,7 +52,8 @@ class Loop:
         self.mixer = Mixer(job.mix, job.seed, job.train.batch, job.world) if job.mix is not None else None
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
-        self.bad_rows: frozenset[int] = frozenset()  # images that did not decode, met before a resume
+        self.waited = 0.0  # seconds for data since the last look
+        self.bad_known = 0  # images that do not decode, of those that all ranks know of
         self.epoch, self.batch = 0, 0
         self.resumed_from = 0
         self.first_step_at: float | None = None  # time of day, for measuring start-up from outside
@@ -82,7 +84,7 @@ class Loop:
             "history": self.history,
             "best": self.best,
             "wall_s": self.earlier_s + time.monotonic() - self.began,
-            "bad_rows": sorted(self.bad_rows | self.job.feed.bad_rows),
+            "bad_rows": sorted(self.job.feed.bad_rows),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -108,7 +110,8 @@ class Loop:
         self.divergence.start = state["divergence"]
         self.history, self.best = state["history"], state["best"]
         self.earlier_s = state.get("wall_s", 0.0)
-        self.bad_rows = frozenset(state["bad_rows"])
+        self.job.feed.share_bad(frozenset(state["bad_rows"]))
+        self.bad_known = len(self.job.feed.bad_rows)
         self.resumed_from = self.step
 
     def save(self) -> None:
@@ -157,7 +160,8 @@ class Loop:
             job.listener.event("start", facts)
         try:
             while self.epoch < self.train.epochs:
-                self._train_epoch()
+                with safe_convolutions(job.trainable, job.device):
+                    self._train_epoch()
                 self._finish_epoch()
         except Exception as error:
             error.add_note(f"at step {self.step}")
@@ -173,7 +177,7 @@ class Loop:
             steps=self.step,
             resumed_from=self.resumed_from,
             extra={
-                "bad_images": len(union(self.bad_rows | job.feed.bad_rows, job.world)),
+                "bad_images": len(union(job.feed.bad_rows, job.world)),
                 "dropped_per_epoch": job.feed.dropped,
                 "earlier_s": self.earlier_s,
                 "first_step_at": self.first_step_at or 0.0,
@@ -200,11 +204,11 @@ class Loop:
         self._look(save=False)
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Pass `batches` on, adding what the loop waits for them to the meter."""
+        """Pass `batches` on, adding up what the loop waits for them."""
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
-            self.meter.data_wait += time.perf_counter() - started
+            self.waited += time.perf_counter() - started
             if batch is None:
                 return
             yield batch
@@ -272,17 +276,23 @@ class Loop:
         job, minutes = self.job, self.train.checkpoint.every_minutes
         overdue = minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
         count = self.window.count
-        rows, stop, late = self.window.flush(job.listener.stop_requested(), overdue and job.rank == 0)
+        bad = len(job.feed.bad_rows) > self.bad_known
+        found = self.window.flush(job.listener.stop_requested(), overdue and job.rank == 0, bad, self.waited)
+        rows, self.waited = found.rows, 0.0
         self.meter.seconds += self.clock.lap()
+        self.meter.data_wait += found.waited
+        if found.bad:
+            job.feed.share_bad(union(job.feed.bad_rows, job.world))
+            self.bad_known = len(job.feed.bad_rows)
         if count:
             last = job.checkpoints.last_saved if job.checkpoints else None
             limit, silent = self.divergence.limit(rows), job.trainable.reported_only
             self.window.check(rows, self.step - count, limit, last, silent)
             self.meter.add(self.window.names, rows)
             self._report(rows)
-        if save or late or stop:
+        if save or found.save or found.stop:
             self.save()
-        if stop:
+        if found.stop:
             if job.checkpoints:
                 job.checkpoints.wait()
             raise Interrupted(f"stopped at step {self.step}, state saved", fix="The same command goes on from there")

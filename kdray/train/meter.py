@@ -5,11 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
 from kdray.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """What a look at the last steps found: their losses `rows` [count, parts + 1], whether any rank wants to `stop`, to
+    `save`, or has met `bad` images, and what the rank that waited longest for data has `waited`, in seconds. The others
+    wait for that one inside the step, where no clock tells it from computing.
+    """
+
+    rows: torch.Tensor
+    stop: bool
+    save: bool
+    bad: bool
+    waited: float
 
 
 class LossWindow:
@@ -41,8 +56,8 @@ class LossWindow:
         values = [value.detach().float() for value in parts.values()]
         self._steps.append((tuple(parts), torch.stack([*values, total.detach().float()])))
 
-    def flush(self, stop: bool, save: bool) -> tuple[torch.Tensor, bool, bool]:
-        """Return the rows [count, parts + 1] on the host, and whether any rank wants to stop or rank 0 to save.
+    def flush(self, stop: bool, save: bool, bad: bool, waited: float) -> Flushed:
+        """Bring the rows to the host, and tell the ranks of each other.
 
         A collective: every rank calls it at the same steps. The flags ride along so that ranks act on them together.
         """
@@ -55,13 +70,17 @@ class LossWindow:
             else:
                 table[row, [*(self.names.index(name) for name in names), -1]] = values
         self._steps.clear()
-        flags = torch.tensor([float(stop), float(save)], device=self.device)
-        packed = torch.cat([table.flatten(), flags])
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+        waits = [0.0] * world
+        waits[rank] = waited
+        told = torch.tensor([float(stop), float(save), float(bad), *waits], device=self.device)
+        packed = torch.cat([table.flatten() / world, told])
+        if world > 1:
             dist.all_reduce(packed)
-            packed[:-2] /= dist.get_world_size()
         host = packed.cpu()
-        return host[:-2].view(table.shape), bool(host[-2] > 0), bool(host[-1] > 0)
+        flags = host[table.numel() :]
+        any_stop, any_save, any_bad = (flags[:3] > 0).tolist()
+        return Flushed(host[: table.numel()].view(table.shape), any_stop, any_save, any_bad, flags[3:].max().item())
 
     def check(
         self,

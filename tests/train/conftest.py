@@ -39,6 +39,9 @@ class DrawnFeed:
         self.batch = batch
         self.spoil_at = spoil_at
 
+    def share_bad(self, rows: frozenset[int]) -> None:
+        self.bad_rows |= rows
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         for number in range(start, self.steps_per_epoch):
             generator = torch.Generator().manual_seed(1000 * epoch + number)

@@ -22,15 +22,16 @@ def window(*rows: dict[str, float]) -> LossWindow:
 def test_rows_come_back_in_order_with_missing_parts_as_zero() -> None:
     losses = window({"ce": 1.0}, {"ce": 2.0, "kd": 4.0}, {"ce": 3.0})
     assert losses.full
-    rows, stop, save = losses.flush(stop=True, save=False)
-    assert losses.names == ["ce", "kd", "total"] and (stop, save) == (True, False)
-    assert rows.tolist() == [[1, 0, 1], [2, 4, 6], [3, 0, 3]]
+    found = losses.flush(stop=True, save=False, bad=True, waited=1.5)
+    assert losses.names == ["ce", "kd", "total"]
+    assert (found.stop, found.save, found.bad, found.waited) == (True, False, True, 1.5)
+    assert found.rows.tolist() == [[1, 0, 1], [2, 4, 6], [3, 0, 3]]
     assert losses.count == 0
 
 
 def test_a_loss_that_is_not_finite_names_step_part_and_checkpoint() -> None:
     losses = window({"ce": 1.0, "kd": 1.0}, {"ce": 1.0, "kd": math.nan}, {"ce": math.nan, "kd": math.nan})
-    rows, _, _ = losses.flush(False, False)
+    rows = losses.flush(False, False, False, 0.0).rows
     with pytest.raises(TrainingError, match=r"step 101: kd\..*runs/step-000000050\.pt"):
         losses.check(rows, first_step=100, limit=math.inf, last_saved="runs/step-000000050.pt")
 
@@ -38,10 +39,10 @@ def test_a_loss_that_is_not_finite_names_step_part_and_checkpoint() -> None:
 def test_divergence_is_measured_against_the_first_window() -> None:
     judge = Divergence(factor=10)
     first = window({"ce": 1.0, "kd": 1.0})
-    rows, _, _ = first.flush(False, False)
+    rows = first.flush(False, False, False, 0.0).rows
     assert judge.limit(rows) == math.inf
     later = window({"ce": 1.0, "kd": 1.5}, {"ce": 2.0, "kd": 90.0})
-    rows, _, _ = later.flush(False, False)
+    rows = later.flush(False, False, False, 0.0).rows
     limit = judge.limit(rows)
     assert limit == pytest.approx(20)
     with pytest.raises(TrainingError, match=r"step 8.*kd grew most"):
