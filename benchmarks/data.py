@@ -5,9 +5,9 @@
 SHARDS is a small set of real photographs (a Parquet folder or glob). They are measured as they are, repeated to about a
 third of `--images` a pass, and `--images` photo-sized JPEGs are made of them (see `photos.py`). Every arm of
 `data_arms/` is a process of its own on 2 cores, some also on 1; they take turns, round after round, and are compared
-inside a round. RandomResizedCrop(224) and flip, batches of 64. An arm's first pass warms it up, the others are timed
+inside a round. RandomResizedCrop(224) and flip, batches of 64. An arm's first passes warm it up, the others are timed
 together. CPU seconds are user and system of all processes of the arm (with Ray's own), those of the S3 server apart;
-peak memory is the sum of PSS in the first pass. Two rounds take about 20 minutes; leave the machine alone meanwhile.
+peak memory is the sum of PSS in the first pass. Two rounds take about 45 minutes; leave the machine alone meanwhile.
 
 WebDataset and LitData must be installed, or lie in the folder given by `--extra`; what is not there is left out, and
 the record says so. `--only`, `--cores` and `--sets` measure a part. A command that is given again goes on where it was
@@ -37,13 +37,14 @@ from data_server import Server, serving
 sys.path.insert(0, str(Path(__file__).parent / "data_arms"))
 from harness import children
 
-from kdray.pipeline.record import hardware, now, versions
+from kdray.pipeline.record import commit, hardware, now, versions
 
 HERE = Path(__file__).parent
-GIVEN_SHARE = 0.3  # of --images: what the given photographs are repeated to
+GIVEN_SHARE = 0.6  # of --images: what the given photographs are repeated to
 PER_IMAGE = ("cpu_s_per_image", "server_cpu_s_per_image")
 ARM_TIMEOUT_S = 300
 PSS_EVERY_S = 0.5
+WARM_S = 12.0  # of passes before those that are timed: Ray's own processes take that long to become quiet
 
 
 def missing(arm: Arm, extra: str) -> bool:
@@ -65,7 +66,7 @@ def measure(
     """Run one arm once: what it says of all passes but the first, with the peak memory of that one."""
     command = [sys.executable, str(HERE / "data_arms" / f"{arm.script}.py"), "--root", root, "--images", str(images)]
     command += ["--batch", str(args.batch), "--passes", str(passes), "--seed", str(args.seed), "--option", arm.option]
-    command += ["--cpus", ",".join(map(str, cpus)), "--started", repr(time.time())]
+    command += ["--warm-s", str(args.warm_s), "--cpus", ",".join(map(str, cpus)), "--started", repr(time.time())]
     environment = _environment(args.extra)
     if server is not None:
         command += ["--server", *map(str, server.processes())]
@@ -166,8 +167,9 @@ def rounds(args: argparse.Namespace, record: dict[str, Any]) -> None:
                                 arm, place, count, arm.passes(name), cpus[:cores], args, server if arm.s3 else None
                             )
                         check_alike(arm_name, found, case)
-                        done.append(found)
-                        record["server"] = server.kind
+                        done.append(found | {"when": now(), "commit": commit()})
+                        if arm.s3:
+                            done[-1]["server"] = record["server"] = server.kind
                         _write(args.out, record)
                         print(
                             f"{name}, {cores} cores, round {number + 1}/{args.rounds}: {arm_name}"
@@ -210,7 +212,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 def start_record(args: argparse.Namespace) -> dict[str, Any]:
     """The record at `--out` when it was measured with the same settings, else a new one."""
-    settings = {"images": args.images, "batch": args.batch, "given_share": GIVEN_SHARE}
+    settings = {"images": args.images, "batch": args.batch, "given_share": GIVEN_SHARE, "warm_s": args.warm_s}
     settings |= {
         "short_side": data_layouts.SHORT_SIDE,
         "quality": data_layouts.QUALITY,
@@ -249,6 +251,7 @@ def main() -> None:
     cli.add_argument("--images", type=int, default=4000)
     cli.add_argument("--batch", type=int, default=64)
     cli.add_argument("--rounds", type=int, default=2)
+    cli.add_argument("--warm-s", type=float, default=WARM_S)
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--only", type=lambda text: text.split(","), default=list(ARMS), metavar="ARM,ARM")
     cli.add_argument("--cores", type=lambda text: [int(n) for n in text.split(",")], default=[2, 1], metavar="2,1")

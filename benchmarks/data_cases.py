@@ -12,8 +12,8 @@ BOTH, PHOTOS, GIVEN = ("photos", "given"), ("photos",), ("given",)
 @dataclass(frozen=True)
 class Arm:
     """One contestant: its script and the option that it is run with, the layout it reads, whether that lies in S3 and
-    what is added to the latency of every request, the sets for which it is measured on one core, whether it is on
-    all, with which sets, and whether in the first round alone.
+    what is added to the latency of every request, the sets for which it is measured on one core (in the first round
+    alone), whether it is on all, with which sets, and whether in the first round alone.
     """
 
     script: str
@@ -31,11 +31,11 @@ class Arm:
         """How many passes over the set `name` it makes. All but the first are timed: more than one where passes are
         short, and where one begins before the last ends.
         """
-        return 4 if name == "given" else 3 if self.script == "kdray_feed" else 2
+        return 3 if name == "given" or self.script == "kdray_feed" else 2
 
     def wanted(self, name: str, cores: int, number: int) -> bool:
         """Whether it is measured with the set `name` on that many cores in round `number` from 0."""
-        if self.once and number:
+        if number and (self.once or cores == 1):
             return False
         return name in self.sets and (name in self.one_core if cores == 1 else self.all_cores)
 
@@ -43,28 +43,30 @@ class Arm:
 ARMS = {
     "bare": Arm("bare", "shards", one_core=BOTH),
     "loader": Arm("loader", "folder", one_core=BOTH),
-    "loader_uint8": Arm("loader", "folder", "uint8", sets=PHOTOS),
-    "ray_documented": Arm("ray_documented", "folder", once=True),
+    "loader_uint8": Arm("loader", "folder", "uint8", one_core=PHOTOS),
+    "ray_documented": Arm("ray_documented", "folder", one_core=PHOTOS, once=True),
     "ray_parquet": Arm("ray_parquet", "shards", once=True),
-    "webdataset": Arm("web_dataset", "tars", once=True, needs="webdataset"),
-    "litdata": Arm("lit_data", "chunks", once=True, needs="litdata"),
+    "webdataset": Arm("web_dataset", "tars", one_core=PHOTOS, once=True, needs="webdataset"),
+    "litdata": Arm("lit_data", "chunks", one_core=PHOTOS, once=True, needs="litdata"),
     "kdray_ray": Arm("kdray_feed", "shards", "ray", one_core=BOTH),
     "kdray_ray_data": Arm("kdray_feed", "shards", "ray_data", sets=PHOTOS),
     "kdray_threads": Arm("kdray_feed", "shards", "threads", one_core=BOTH),
     "kdray_resident": Arm("kdray_feed", "shards", "resident", sets=GIVEN),
-    "bare_packed": Arm("bare", "packed", one_core=PHOTOS),
-    "kdray_ray_packed": Arm("kdray_feed", "packed", "ray", one_core=PHOTOS),
-    "kdray_threads_packed": Arm("kdray_feed", "packed", "threads", one_core=PHOTOS),
+    "bare_packed": Arm("bare", "packed", one_core=BOTH),
+    "kdray_ray_packed": Arm("kdray_feed", "packed", "ray", one_core=BOTH),
+    "kdray_threads_packed": Arm("kdray_feed", "packed", "threads", one_core=BOTH),
     "kdray_ray_s3": Arm("kdray_feed", "shards", "ray", s3=True, one_core=PHOTOS),
     "kdray_threads_s3": Arm("kdray_feed", "shards", "threads", s3=True, one_core=PHOTOS),
     "kdray_ray_s3_50ms": Arm("kdray_feed", "shards", "ray", True, 0.05, one_core=PHOTOS, all_cores=False),
     "kdray_threads_s3_50ms": Arm("kdray_feed", "shards", "threads", True, 0.05, one_core=PHOTOS, all_cores=False),
-    "kdray_ray_packed_s3": Arm("kdray_feed", "packed", "ray", s3=True, sets=PHOTOS),
+    "kdray_ray_packed_s3": Arm("kdray_feed", "packed", "ray", s3=True, one_core=PHOTOS, sets=PHOTOS),
 }
 RATIOS = (
     ("kdray_ray / loader", "kdray_ray", "loader", "images_per_s"),
     ("kdray_threads / loader", "kdray_threads", "loader", "images_per_s"),
+    ("kdray_ray / loader_uint8", "kdray_ray", "loader_uint8", "images_per_s"),
     ("kdray_threads / loader_uint8", "kdray_threads", "loader_uint8", "images_per_s"),
+    ("kdray_ray_packed / loader_uint8", "kdray_ray_packed", "loader_uint8", "images_per_s"),
     ("kdray_ray / ray_documented", "kdray_ray", "ray_documented", "images_per_s"),
     ("kdray_ray / ray_parquet", "kdray_ray", "ray_parquet", "images_per_s"),
     ("kdray_ray / webdataset", "kdray_ray", "webdataset", "images_per_s"),
@@ -97,7 +99,9 @@ def ratios(measured: dict[str, Any]) -> dict[str, Any]:
         for cores, case in by_cores.items():
             row = {}
             for title, a, b, key in RATIOS:
-                pairs = list(zip(case.get(a, []), case.get(b, []), strict=False))
+                # Both of a round; a round that was gone on with after a change is none.
+                rounds = zip(case.get(a, []), case.get(b, []), strict=False)
+                pairs = [(x, y) for x, y in rounds if x.get("commit") == y.get("commit")]
                 if pairs:
                     row[title] = statistics.median(x[key] / y[key] for x, y in pairs)
             found.setdefault(name, {})[cores] = row

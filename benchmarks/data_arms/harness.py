@@ -88,7 +88,9 @@ def cpu_seconds(roots: Iterable[int]) -> float:
 
 
 def run(arm: Callable[[Job], Callable[[int], Iterable[Any]]]) -> None:
-    """Run an arm's passes: the first one warms up, and is where its batches are looked at."""
+    """Run an arm's passes. The first one warms up, and is where its batches are looked at; others follow, untimed,
+    until `--warm-s` are over, for Ray's own processes go on starting beside the first images.
+    """
     cli = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     cli.add_argument("--root", required=True, help="where the data lies, in the arm's own layout")
     cli.add_argument("--images", type=int, required=True)
@@ -96,6 +98,7 @@ def run(arm: Callable[[Job], Callable[[int], Iterable[Any]]]) -> None:
     cli.add_argument("--cpus", default="", help="numbers of the cores to run on, as 0,1 (default: all)")
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--passes", type=int, default=2)
+    cli.add_argument("--warm-s", type=float, default=0.0, help="untimed passes follow the first one for so long")
     cli.add_argument("--option", default="")
     cli.add_argument("--started", type=float, default=time.time(), help="when the command was given, seconds of time()")
     cli.add_argument("--server", type=int, nargs="*", default=[], help="process ids of the storage server")
@@ -104,8 +107,15 @@ def run(arm: Callable[[Job], Callable[[int], Iterable[Any]]]) -> None:
         os.sched_setaffinity(0, {int(number) for number in args.cpus.split(",")})
     cores = len(os.sched_getaffinity(0))
     one_pass = arm(Job(args.root, args.images, args.batch, cores, args.seed, args.option))
-    for number in range(args.passes):
-        print(json.dumps({"pass": number, **_timed(one_pass, number, args)}), flush=True)
+    began = time.perf_counter()
+    print(json.dumps({"pass": 0, **_timed(one_pass, 0, args)}), flush=True)
+    warm = 1
+    while time.perf_counter() - began < args.warm_s:
+        for _ in one_pass(warm):
+            pass
+        warm += 1
+    for number in range(1, args.passes):
+        print(json.dumps({"pass": number, **_timed(one_pass, warm + number - 1, args)}), flush=True)
 
 
 def _timed(one_pass: Callable[[int], Iterable[Any]], number: int, args: argparse.Namespace) -> dict[str, Any]:

@@ -22,14 +22,14 @@ def transform(option: str) -> Any:
 
 
 def arm(job: Job) -> Callable[[int], Iterator[Any]]:
-    """A worker process for each core, started anew in every pass as is the DataLoader's default."""
+    """A worker process for each core, which lives over all passes, as kdray's do."""
     import torch
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
     torch.manual_seed(job.seed)
     data = ImageFolder(job.root, transform(job.option))
-    loader = DataLoader(data, job.batch, shuffle=True, num_workers=job.cores)
+    loader = DataLoader(data, job.batch, shuffle=True, num_workers=job.cores, persistent_workers=True)
     return lambda number: (images for images, _ in loader)
 
 

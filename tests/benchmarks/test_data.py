@@ -25,7 +25,21 @@ def data(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def command(out: Path, work: Path, *more: str) -> list[str]:
     arms = ["--only", "bare,kdray_threads,bare_packed", "--images", str(IMAGES), "--batch", str(BATCH)]
-    return ["data.py", "--out", str(out), "--work", str(work), *arms, "--rounds", "1", "--cores", "1", *more]
+    return [
+        "data.py",
+        "--out",
+        str(out),
+        "--work",
+        str(work),
+        *arms,
+        "--rounds",
+        "1",
+        "--warm-s",
+        "0",
+        "--cores",
+        "1",
+        *more,
+    ]
 
 
 def test_arms_of_kdray_and_the_bare_loop(
