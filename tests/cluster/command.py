@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import kdray
@@ -119,3 +120,45 @@ def running(process: Process) -> Iterator[Process]:
         yield process
     finally:
         process.end()
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray cluster of one node with token authentication, as an administrator would start it."""
+
+    process: Process
+    address: str
+    dashboard: str
+    folder: Path
+
+    @property
+    def joined(self) -> dict[str, str]:
+        """What a command that is to join it has in its environment."""
+        return {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token"}
+
+
+@contextlib.contextmanager
+def ray_head(env: Mapping[str, str], folder: Path, cpus: int, object_store_bytes: int) -> Iterator[Head]:
+    """A head that runs until the block ends; all it writes lies in `folder`, whose path must be short."""
+    gcs, dashboard, *rest = free_ports(6)
+    env = dict(env) | {"RAY_AUTH_MODE": "token"}
+    token = Process([BIN / "ray", "get-auth-token", "--generate"], folder, env, folder / "token.log")
+    assert token.wait() == 0, token.output
+    flags = {
+        "node-ip-address": "127.0.0.1",
+        "port": gcs,
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": dashboard,
+        "ray-client-server-port": rest[0],
+        "dashboard-agent-listen-port": rest[1],
+        "dashboard-agent-grpc-port": rest[2],
+        "metrics-export-port": rest[3],
+        "num-cpus": cpus,
+        "object-store-memory": object_store_bytes,
+        "temp-dir": folder / "r",
+    }
+    options = [f"--{name}={value}" for name, value in flags.items()]
+    command = [BIN / "ray", "start", "--head", "--block", "--disable-usage-stats", *options]
+    with running(Process(command, folder, env, folder / "head.log")) as process:
+        process.wait_for(lambda: "Ray runtime started" in process.output, "start of the head")
+        yield Head(process, f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", folder / "r")

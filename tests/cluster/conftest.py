@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from kdray.experiment.merge import merge
 from kdray.run import main
-from tests.cluster.command import BIN, REPOSITORY, Process, free_ports, running
+from tests.cluster.command import BIN, REPOSITORY, Head, Process, ray_head, running
 
 TROUBLE = {"type": "own:Trouble", "weight": 1}
 STEPS_PER_EPOCH = 15
@@ -110,47 +110,11 @@ def clean_env(short: Path) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class Head:
-    """A Ray cluster of one node with token authentication, as an administrator would start it."""
-
-    process: Process
-    address: str
-    dashboard: str
-    folder: Path
-
-    @property
-    def joined(self) -> dict[str, str]:
-        """What a command that is to join it has in its environment."""
-        return {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token"}
-
-
 @pytest.fixture(scope="package")
 def head(clean_env: dict[str, str], short: Path) -> Iterator[Head]:
     """Four CPUs in Ray's books, whatever this machine has: workers are small, and there is one run at a time."""
-    gcs, dashboard, *rest = free_ports(6)
-    env = clean_env | {"RAY_AUTH_MODE": "token"}
-    folder = short / "r"
-    token = Process([BIN / "ray", "get-auth-token", "--generate"], short, env, short / "token.log")
-    assert token.wait() == 0, token.output
-    flags = {
-        "node-ip-address": "127.0.0.1",
-        "port": gcs,
-        "dashboard-host": "127.0.0.1",
-        "dashboard-port": dashboard,
-        "ray-client-server-port": rest[0],
-        "dashboard-agent-listen-port": rest[1],
-        "dashboard-agent-grpc-port": rest[2],
-        "metrics-export-port": rest[3],
-        "num-cpus": 4,
-        "object-store-memory": 200_000_000,
-        "temp-dir": folder,
-    }
-    options = [f"--{name}={value}" for name, value in flags.items()]
-    command = [BIN / "ray", "start", "--head", "--block", "--disable-usage-stats", *options]
-    with running(Process(command, short, env, short / "head.log")) as process:
-        process.wait_for(lambda: "Ray runtime started" in process.output, "start of the head")
-        yield Head(process, f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", folder)
+    with ray_head(clean_env, short, cpus=4, object_store_bytes=200_000_000) as started:
+        yield started
 
 
 @pytest.fixture(scope="package")
