@@ -120,7 +120,7 @@ def test_the_second_signal_stops_at_once(lab: Lab, gate: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert time.monotonic() - began < 30 and not gate.exists()  # it would stand there for two minutes
-    assert err == "kdray: stopped at once; the same command goes on from the last checkpoint\n"
+    assert err == "kdray: stopped at once; the same command goes on from what is saved\n"
 
 
 def test_a_stop_between_stages_is_kept_too(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

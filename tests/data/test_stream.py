@@ -110,7 +110,8 @@ def test_an_epoch_left_early_frees_its_tasks_and_threads(cluster, photos) -> Non
         batches = fed.epoch(0)
         next(batches)
         batches.close()
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdray-")]
+        mine = ("kdray-prefetch", "kdray-decode", "kdray-read")
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(mine)]
     assert len(list(fed.epoch(0))) == 4
 
 

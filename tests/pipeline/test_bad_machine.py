@@ -61,16 +61,16 @@ def silent_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "changes, key",
     [
-        ({"storage": "s3://bucket/runs"}, "storage s3://bucket/runs"),
-        ({"data": {"source": None, "root": None, "train": "s3://bucket/train"}}, "data.train s3://bucket/train"),
-        ({"teacher": {"weights": "s3://bucket/t.safetensors"}}, "teacher.weights s3://bucket/t.safetensors"),
+        ({"storage": "s3://bucket/runs"}, "storage s3://bucket"),
+        ({"data": {"source": None, "root": None, "train": "s3://bucket/train"}}, "data.train s3://bucket"),
+        ({"teacher": {"weights": "s3://bucket/t.safetensors"}}, "teacher.weights s3://bucket"),
     ],
 )
 def test_an_endpoint_that_does_not_answer(lab: Lab, silent_endpoint: None, changes: dict[str, Any], key: str) -> None:
     began = time.monotonic()
     said = refused(lab, changes)
     assert time.monotonic() - began < 30
-    assert key in said and "endpoint http://127.0.0.1:9 does not answer. Check that it is up" in said
+    assert f"{key}: endpoint http://127.0.0.1:9 does not answer (" in said and "Check that it is up" in said
 
 
 def test_gpus_that_are_not_there(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
