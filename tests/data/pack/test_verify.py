@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,62 +14,12 @@ from kdray.data.layout import ShardColumns
 from kdray.data.manifest_json import MANIFEST, WRITING
 from kdray.data.pack.changes import CHANGED
 from kdray.data.pack.check import Check, Expected, check_shard
-from kdray.data.pack.execute import pack
-from kdray.data.pack.options import PackOptions
 from kdray.data.pack.rows_file import KEY, ROWS_FILE, reference
-from kdray.data.pack.verify import Verdict, verify
+from kdray.data.pack.verify import verify
 from kdray.errors import DataError
 from kdray.store import Store
 from tests.conftest import S3
-from tests.data.pack.pictures import collection, contents, picture, write_pictures
-from tests.data.shard_sets import parquet, some, write
-
-ROWS = 90
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("packed")
-    source = write_pictures(folder / "source", ROWS)
-    pack(collection(source), str(folder / "set"), PackOptions(shard_bytes=40_000, row_group_rows=8), workers=0)
-    return contents(folder / "set")
-
-
-@pytest.fixture
-def folder(packed: dict[str, bytes], tmp_path: Path) -> Path:
-    """A packed set to damage."""
-    (tmp_path / "set").mkdir()
-    for name, data in packed.items():
-        (tmp_path / "set" / name).write_bytes(data)
-    return tmp_path / "set"
-
-
-def shard(folder: Path, number: int = 1) -> Path:
-    return sorted(folder.glob("*.parquet"))[number]
-
-
-def rewrite(path: Path, change: Callable[[list[dict[str, object]]], None]) -> None:
-    """Write a shard anew with changed rows, as another program would, in the same row groups and bytes a row."""
-    table = pq.read_table(path)
-    rows = table.to_pylist()
-    change(rows)
-    whole = pa.Table.from_pylist(rows, table.schema)
-    pq.write_table(
-        whole,
-        path,
-        row_group_size=8,
-        compression="none",
-        use_dictionary=False,
-        write_statistics=["label"],
-        write_page_checksum=True,
-    )
-
-
-def told(verdict: Verdict, *texts: str) -> None:
-    problems = "\n".join(map(str, verdict.problems))
-    assert not verdict.good
-    for text in texts:
-        assert text in problems, problems
+from tests.data.pack.damage import ROWS, change, rewrite, shard, told
 
 
 def test_a_good_set(folder: Path) -> None:
@@ -275,76 +223,6 @@ def test_ids_that_are_there_twice(folder: Path) -> None:
     told(verify(str(folder)), f"{second.name} row 11 ({key}): has the id of {first.name} row 4")
 
 
-def test_a_manifest_that_is_wrong(folder: Path) -> None:
-    path = folder / MANIFEST
-    said = json.loads(path.read_text())
-    said["class_counts"] = [29, 31, 30]
-    path.write_text(json.dumps(said))
-    told(verify(str(folder)), "class 0 (cat) has 30 rows, and 29 were written")
-    path.write_text("{")
-    verdict = verify(str(folder))
-    told(verdict, f"{MANIFEST}: is not JSON")
-    assert verdict.rows == ROWS and not verdict.own
-    path.write_text('{"format": "kdray_shards", "version": 1}')
-    told(verify(str(folder)), f"{MANIFEST}: is damaged")
-
-
-def change(folder: Path, **keys: object) -> None:
-    path = folder / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ({"digest": "0" * 32}, "was changed: its digest"),
-        ({"rows": ROWS + 1}, f"says {ROWS + 1} rows, and {ROWS} of its shards"),
-        ({"image_bytes": 5}, "says 5 bytes of images, and there are "),
-        ({"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, "was changed: its digest"),
-        ({"mean": [0.5, 0.5, 1.5], "std": [0.2, 0.2, 0.2]}, "says mean [0.5, 0.5, 1.5], which is not three numbers"),
-        ({"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.0]}, "says std [0.2, 0.2, 0.0], which is not three numbers"),
-        ({"mean": [0.5, 0.5, 0.5]}, "says std None"),
-        ({"mean": [0.5, 0.5, 0.5], "std": [0.2, float("nan"), 0.2]}, "says std [0.2, nan, 0.2]"),
-        ({"num_classes": 4}, "names 3 classes, and says 4"),
-        ({"class_counts": [90]}, "counts the rows of 1 classes, and says 3"),
-        ({"classes": ["cat", "dog", "cow"]}, "was changed: its digest"),
-        ({"image_sizes": {"height": [1, 2.0, 3], "width": [1, 2.0, 3], "short_side": []}}, "says other image sizes"),
-        ({"image_sizes": 3}, "is damaged"),
-        ({"bad_files": [{"path": "x", "reason": "r"}] * 2}, "lists a bad file twice"),
-        ({"version": 2}, "is of version 2"),
-        ({"format": "mine"}, "is no manifest of kdray's: its format is 'mine'"),
-    ],
-)
-def test_all_that_a_manifest_says_is_checked(folder: Path, keys: dict[str, object], said: str) -> None:
-    change(folder, **keys)
-    verdict = verify(str(folder))
-    told(verdict, f"{MANIFEST}: {said}")
-    assert verdict.rows == ROWS and {problem.file for problem in verdict.problems} <= {
-        MANIFEST,
-        *(path.name for path in folder.glob("*.parquet") if "classes" in keys),
-    }
-
-
-def test_a_row_that_the_manifest_calls_bad(folder: Path) -> None:
-    key = pq.read_table(shard(folder)).to_pylist()[4]["id"]
-    change(folder, bad_files=[{"path": key, "reason": "not an image"}])
-    told(verify(str(folder)), f"lists 1 as bad that are there, such as {key}")
-
-
-def test_a_part_of_a_set_is_not_held_to_its_totals(folder: Path) -> None:
-    verdict = verify(str(shard(folder)))
-    assert verdict.good and verdict.own and verdict.rows < ROWS
-
-
-def test_a_set_with_its_mean_is_good(tmp_path: Path) -> None:
-    source = write_pictures(tmp_path / "source", 30)
-    sorted(source.iterdir())[7].write_bytes(b"no image")
-    options = PackOptions(row_group_rows=8, mean_std=True, max_bad=1, short_side=16)
-    manifest = pack(collection(source), str(tmp_path / "set"), options, workers=0)
-    assert manifest.mean is not None and len(manifest.bad) == 1
-    assert verify(str(tmp_path / "set")).good
-
-
 def test_a_set_that_is_not_finished_is_refused(folder: Path) -> None:
     (folder / MANIFEST).rename(folder / WRITING)
     with pytest.raises(DataError, match="cut off"):
@@ -359,57 +237,3 @@ def test_a_node_that_does_not_see_the_folder(tmp_path: Path, mount_point: bool) 
         (tmp_path / "set").mkdir()
     with pytest.raises(DataError, match="set: is not to be seen from every node"):
         check_shard(Check(str(tmp_path / "set"), ShardColumns()), Expected("a.parquet", 10))
-
-
-def test_sets_of_write_shards(tmp_path: Path) -> None:
-    write(some(40, ids="int"), tmp_path / "set")  # its images are random bytes
-    verdict = verify(str(tmp_path / "set"))
-    assert verdict.found == 40 and all("does not decode" in problem.reason for problem in verdict.problems)
-    assert {problem.id for problem in verdict.problems} == {str(7 * row + 3) for row in range(40)}
-
-
-class TestForeign:
-    def columns(self, count: int) -> dict[str, object]:
-        rng = np.random.default_rng(0)
-        images = [{"bytes": picture(rng, 8, 8, "PNG"), "path": None} for _ in range(count)]
-        return {"img": images, "fine": [number % 3 for number in range(count)], "key": list(range(count))}
-
-    def test_a_good_one(self, tmp_path: Path) -> None:
-        parquet(tmp_path / "train-00000-of-00001.parquet", self.columns(10), compression="zstd")
-        verdict = verify(str(tmp_path), ShardColumns("img", "fine", "key"))
-        assert verdict.good and not verdict.own and verdict.rows == 10
-        told(verify(str(tmp_path)), "has no column 'image'")
-
-    def test_what_is_wrong_in_it(self, tmp_path: Path) -> None:
-        columns = self.columns(10)
-        columns["fine"][3] = -1  # type: ignore[index]
-        columns["key"][5] = 4  # type: ignore[index]
-        columns["img"][6]["bytes"] = b"no image"  # type: ignore[index]
-        parquet(tmp_path / "train-00000-of-00002.parquet", columns)
-        (tmp_path / "a.parquet").write_bytes(b"PAR1 no Parquet PAR1")
-        verdict = verify(str(tmp_path), ShardColumns("img", "fine", "key"))
-        name = "train-00000-of-00002.parquet"
-        told(
-            verdict,
-            "1 of 2 shards of 'train' are missing",
-            "a.parquet: does not read",
-            f"{name} row 3 (3): has the label -1",
-            f"{name} row 5 (4): has the id of {name} row 4",
-            f"{name} row 6 (6): its image does not decode",
-        )
-        assert len(verdict.problems) == 5
-
-    def test_a_row_group_that_does_not_read(self, tmp_path: Path) -> None:
-        path = parquet(tmp_path / "a.parquet", self.columns(12), compression="zstd")
-        at = pq.read_metadata(path).row_group(1).column(0).data_page_offset
-        data = path.read_bytes()
-        path.write_bytes(data[:at] + b"\xff" * 60 + data[at + 60 :])
-        verdict = verify(str(path), ShardColumns("img", "fine", "key"))
-        told(verdict, "a.parquet row 4: row group 1 (rows 4 to 7) does not read")
-        assert len(verdict.problems) == 1 and verdict.class_counts.total() == 8
-
-    def test_many_problems_are_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("kdray.data.pack.check.KEPT", 3)
-        parquet(tmp_path / "a.parquet", {"image": [b"x"] * 10, "label": [0] * 10})
-        verdict = verify(str(tmp_path))
-        assert len(verdict.problems) == 3 and verdict.found == 10
