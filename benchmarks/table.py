@@ -4,6 +4,7 @@ python benchmarks/table.py results                # docs/results.md
 python benchmarks/table.py methods                # docs/results.md, every method
 python benchmarks/table.py performance            # docs/performance.md
 python benchmarks/table.py data                   # docs/performance.md, the data path
+python benchmarks/table.py killed_job             # docs/streaming.md
 python benchmarks/table.py objectives             # docs/objectives.md
 python benchmarks/table.py gradient_relation      # docs/methods/clmkd.md
 """
@@ -204,6 +205,23 @@ def data() -> list[str]:
     return lines
 
 
+def killed_job() -> list[str]:
+    """Jobs that were killed and went on, beside local runs that nobody killed, from the `killed-job-*.json` records."""
+    heads = ("data", "stage", "steps", "went on from", "tensors", "with other bits", "top-1, %", "local run")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for path in sorted(RECORDS.glob("killed-job-*.json")):
+        record = json.loads(path.read_text())
+        for stage in ("teacher", "student"):
+            found = record[stage]
+            differ = found["tensors_that_differ"]
+            trained = [str(found["tensors"]), differ if isinstance(differ, str) else str(len(differ))]
+            accuracies = [f"{100 * found[key]['top1']:.2f}" for key in ("test", "test_of_the_local_run")]
+            cells = [record["data"], stage, str(found["steps"] or "given"), str(found["resumed_from"] or "")]
+            cells += trained if found["steps"] else ["", ""]
+            lines.append("| " + " | ".join([*cells, *accuracies]) + " |")
+    return lines
+
+
 def _arm(name: str, rows: list[dict[str, Any]]) -> str:
     cpu = f"{1e3 * _median(rows, 'cpu_s_per_image'):.2f}"
     server = 1e3 * _median(rows, "server_cpu_s_per_image")
@@ -232,6 +250,7 @@ TABLES = {
     "methods": methods,
     "performance": performance,
     "data": data,
+    "killed_job": killed_job,
     "objectives": objectives,
     "gradient_relation": gradient_relation,
 }

@@ -28,6 +28,7 @@ def table_module() -> ModuleType:
         ("methods", "results"),
         ("performance", "performance"),
         ("data", "performance"),
+        ("killed_job", "streaming"),
         ("objectives", "objectives"),
     ],
 )
