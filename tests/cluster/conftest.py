@@ -210,12 +210,14 @@ def tensors(storage: Path, stage: str = "student") -> dict[str, torch.Tensor]:
 
 
 def assert_last_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    """The last weights are equal but for the order of float32 sums."""
+    """The last weights are equal but for the order of float32 sums: up to 2e-5 was seen on one kind of CPU, 1.3e-4 on
+    another. Another image in one place of one batch, in the last epoch but one, changes some by 8e-3.
+    """
     last = [name for name in a if name.startswith("last/")]
     assert last and a.keys() == b.keys()
     for name in last:
         torch.testing.assert_close(
-            a[name], b[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            a[name], b[name], rtol=1e-3, atol=5e-4, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
