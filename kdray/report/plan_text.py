@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from kdray.data.dataset import Dataset, Split
+from kdray.data.feed import will_stream
 from kdray.evaluate.knn import TRAIN_IMAGES
 from kdray.experiment import Data
 from kdray.pipeline.estimate import Estimate, readable_bytes, readable_count
@@ -46,10 +47,19 @@ def _data(data: Data, dataset: Dataset, stream: bool) -> list[str]:
     ]
     return [
         f"data: {', '.join(counts)} images, {dataset.num_classes} classes, {dataset.image_size} px, "
-        f"{'streamed' if stream else 'resident'}",
+        f"{_kept(data, dataset) if stream else 'resident'}",
         f"      mean {_triple(dataset.mean)}  std {_triple(dataset.std)}",
         *_training_rows(data, dataset.train),
     ]
+
+
+def _kept(data: Data, dataset: Dataset) -> str:
+    """That training images are streamed, and whether they had better be kept."""
+    train = dataset.train
+    if data.mode == "stream" and train is not None and train.manifest.image_bytes:
+        small = not will_stream(data.model_copy(update={"mode": "auto"}), train.manifest, len(train))
+        return "streamed, though small: data.mode auto would decode them once and keep them" if small else "streamed"
+    return "streamed"
 
 
 def _training_rows(data: Data, train: Split | None) -> list[str]:

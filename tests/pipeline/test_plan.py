@@ -117,7 +117,8 @@ def test_the_plan_shares_the_cpus(nothing_left: Any) -> None:
     cluster = {"workers": 2, "cpus_per_worker": 0.25, "data_cpus": 0.5}
     out = nothing_left({"cluster": cluster, "data": {"mode": "stream"}})
     assert "cluster: 2 Ray workers, 0.25 CPU each and 0.25 for the data of each, a GPU each if there are" in out
-    assert "px, streamed" in out
+    assert "px, streamed, though small: data.mode auto would decode them once and keep them\n" in out
+    assert "px, streamed\n" in nothing_left({"data": {"mode": "stream", "resident_limit_bytes": 1000}})
 
 
 def test_an_experiment_for_gpus_is_planned_without_them(nothing_left: Any, monkeypatch: pytest.MonkeyPatch) -> None:
