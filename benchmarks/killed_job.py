@@ -66,7 +66,7 @@ def middle_of_an_epoch(job: Process) -> Callable[[], bool]:
     ends: dict[int, float] = {}
 
     def reached() -> bool:
-        student = job.output.partition("student distilled")[2]
+        student = job.output.partition("\nstudent distilled")[2]
         for number in map(int, re.findall(r"^  epoch (\d+)/\d+  ", student, re.MULTILINE)):
             ends.setdefault(number, time.monotonic())
         if KILL_EPOCH not in ends:

@@ -51,9 +51,15 @@ def teachers(path: Path, variants: list[str]) -> list[str]:
     return [*selection(path, variants), "--set", "student=null", "--set", "cluster.workers=0"]
 
 
+def on_ray(path: Path) -> bool:
+    """Pairs on CIFAR-100 differ in their networks, which Ray does not see: to train one of them there is enough."""
+    return path.parent.name != "cifar100" or path == min(path.parent.iterdir())
+
+
 def arguments(path: Path, variants: list[str]) -> list[str]:
     alone = ["--set", "student.alone=false"] if load_comparison(path).experiments[variants[0]].student else []
-    return [*selection(path, variants), *alone]  # cross-entropy alone is a variant's
+    where = [] if on_ray(path) else ["--set", "cluster.workers=0"]
+    return [*selection(path, variants), *alone, *where]  # cross-entropy alone is a variant's
 
 
 def selection(path: Path, variants: list[str]) -> list[str]:
@@ -80,8 +86,8 @@ def test_every_file_and_every_method(joined: Place) -> None:
     for (path, variants), done in zip(chosen.items(), outcome[1::2], strict=True):
         record: dict[str, Any] = json.loads(Path(done["record"]).read_text())
         assert record["status"] == "done" and set(record.get("variants", {"": None})) == set(variants), path
-        on_ray = [stage for stage in record["stages"] if stage["stage"].startswith("student")]
-        assert not on_ray or record["experiment"]["cluster"]["workers"] == 1
+        students = [stage for stage in record["stages"] if stage["stage"].startswith("student")]
+        assert not students or record["experiment"]["cluster"]["workers"] == on_ray(path)
         for stage in record["stages"]:
             ran |= {options.get("type", name) for name, options in stage["made_of"]["objectives"].items()}
     # A method made of methods ran them all.
