@@ -62,8 +62,25 @@ class Chunk:
         return Chunk(self.images[:, at], self.labels[at], self.ids[at], self.index[at], [""] * len(at))
 
 
-def _new_memory(shape: Shape) -> np.ndarray:
+def new_memory(shape: Shape) -> np.ndarray:
+    """Memory of its own for the pixels of a chunk."""
     return np.empty(shape, dtype=np.uint8)
+
+
+class Reused:
+    """Memory for the pixels of one chunk after the other: each must have been copied before the next one is made.
+
+    New memory would cost a page fault for every 4 KiB: a tenth of the time that decoding takes.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def __call__(self, shape: Shape) -> np.ndarray:
+        size = int(np.prod(shape))
+        if self._memory.nbytes < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size].reshape(shape)
 
 
 def build_chunk(
@@ -73,7 +90,7 @@ def build_chunk(
     index: np.ndarray,
     recipe: Recipe,
     mapper: Mapper = map,
-    memory: Memory = _new_memory,
+    memory: Memory = new_memory,
 ) -> Chunk:
     """Augment n rows, where `pixels(i)` gives row i decoded, uint8 [H, W, 3], or raises BadImage.
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from kdray.data.chunks import Chunk, Recipe, build_chunk
+from kdray.data.chunks import Chunk, Memory, Recipe, Reused, build_chunk, new_memory
 from kdray.data.decode import decode
 from kdray.data.reader import Rows, read_rows
 
@@ -107,10 +107,10 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
 
-def decode_rows(rows: Rows, recipe: Recipe, workers: Workers | None = None) -> Chunk:
-    """Decode and augment encoded rows."""
+def decode_rows(rows: Rows, recipe: Recipe, workers: Workers | None = None, memory: Memory = new_memory) -> Chunk:
+    """Decode and augment encoded rows; `memory` gives that of the pixels."""
     mapper = workers.map if workers is not None else map
-    return build_chunk(lambda i: decode(rows.images[i]), rows.labels, rows.ids, rows.index, recipe, mapper)
+    return build_chunk(lambda i: decode(rows.images[i]), rows.labels, rows.ids, rows.index, recipe, mapper, memory)
 
 
 def split_rows_evenly(rows: Rows, most: int) -> Iterator[Rows]:
@@ -130,13 +130,15 @@ class ThreadLine:
         self._piece_rows, self._spans, self._recipe = piece_rows, spans, recipe
 
     def chunks(self, follow: Callable[[], object]) -> Iterator[Chunk]:
-        """Yield the chunks. What follows is not begun early: it would take its time from the same threads."""
-        workers = Workers()
+        """Yield the chunks, each in the memory of the one before. What follows is not begun early: it would take its
+        time from the same threads.
+        """
+        workers, memory = Workers(), Reused()
         reads = prefetch(lambda: (read_rows(self._recipe.manifest, span) for span in self._spans), 1)
         try:
             for rows in reads:
                 for piece in split_rows_evenly(rows, self._piece_rows):
-                    yield decode_rows(piece, self._recipe, workers)
+                    yield decode_rows(piece, self._recipe, workers, memory)
         finally:
             reads.close()  # type: ignore[attr-defined]
             workers.close()
