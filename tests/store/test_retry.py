@@ -230,7 +230,10 @@ class TestWriting:
         store = Store(real_s3.uri(f"fault/{tmp_path.name}"))
         old, new = os.urandom(17 << 20), os.urandom(17 << 20)
         store.write_bytes("x", old)
-        past = boto3.client("s3", endpoint_url=real_s3.endpoint)
+        # A session of its own: boto3's default one keeps the keys of the test that made it.
+        past = boto3.Session(real_s3.access_key, real_s3.secret_key, region_name="us-east-1").client(
+            "s3", endpoint_url=real_s3.endpoint
+        )
         rule = Rule("cut", path="/x", skip=1)
         replaced: list[int] = []
 
