@@ -33,7 +33,7 @@ from kdray.pipeline.packing import Goal, goals, listed, unpacked
 from kdray.pipeline.shelf import Shelf
 from kdray.pipeline.smoke import StandIn
 from kdray.pipeline.stages import Stage, file_digest
-from kdray.pipeline.streams import any_streams
+from kdray.pipeline.streams import any_streams, how_kept
 from kdray.store import Store
 from kdray.train.shares import Shares
 
@@ -42,7 +42,8 @@ from kdray.train.shares import Shares
 class Plan:
     """A checked experiment, or a comparison of several, ready to run.
 
-    `earlier` is the record that this run left before, if it did. `shares` are known for this machine only.
+    `kept` says of each member's images, in words, whether they are streamed: a dry run's data may be gone when that is
+    read. `earlier` is the record that this run left before, if it did. `shares` are known for this machine only.
     `not_checked` says what a dry run could not reach; `exact` is False when digests are therefore not a run's.
     """
 
@@ -52,6 +53,7 @@ class Plan:
     members: list[Member]
     stages: list[tuple[Stage, Estimate]]
     stream: bool
+    kept: list[str]
     shares: Shares | None = None
     fresh: bool = False
     earlier: dict[str, Any] | None = None
@@ -123,6 +125,7 @@ class _Planning:
             members=members,
             stages=sized,
             stream=stream,
+            kept=[how_kept(member) for member in members],
             shares=shares,
             fresh=fresh,
             earlier=earlier,

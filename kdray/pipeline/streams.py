@@ -20,6 +20,18 @@ def any_streams(members: Iterable[Member]) -> bool:
     )
 
 
+def how_kept(member: Member) -> str:
+    """Words for a plan: whether the member's images are streamed, and whether they had better not be."""
+    if not any_streams([member]):
+        return "resident"
+    data, train = member.experiment.data, member.dataset.train
+    if data.mode != "stream" or train is None or not train.manifest.image_bytes:
+        return "streamed"
+    if will_stream(data.model_copy(update={"mode": "auto"}), train.manifest, len(train)):
+        return "streamed"
+    return "streamed, though small: data.mode auto would decode them once and keep them"
+
+
 def _feeds(experiment: Experiment, dataset: Dataset) -> Iterator[tuple[Split, int, bool]]:
     """The splits that are read, how many rows of each, and whether by evaluation, whose images it keeps transformed."""
     if dataset.train is not None:

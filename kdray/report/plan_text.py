@@ -5,7 +5,6 @@ from __future__ import annotations
 from rich.console import Console
 
 from kdray.data.dataset import Dataset, Split
-from kdray.data.feed import will_stream
 from kdray.evaluate.knn import TRAIN_IMAGES
 from kdray.experiment import Data
 from kdray.pipeline.estimate import Estimate, readable_bytes, readable_count
@@ -24,7 +23,11 @@ def print_plan(plan: Plan, console: Console) -> None:
 def plan_lines(plan: Plan) -> list[str]:
     """The plan as lines of text."""
     seeds = dict.fromkeys(str(member.experiment.seed) for member in plan.members)
-    data = [line for member in plan.members for line in _data(member.experiment.data, member.dataset, plan.stream)]
+    data = [
+        line
+        for member, kept in zip(plan.members, plan.kept, strict=True)
+        for line in _data(member.experiment.data, member.dataset, kept)
+    ]
     lines = [
         f"{plan.comparison.name}  seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}  "
         + (f"run {plan.run_id}" if plan.exact else UNKNOWN),
@@ -39,27 +42,17 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _data(data: Data, dataset: Dataset, stream: bool) -> list[str]:
+def _data(data: Data, dataset: Dataset, kept: str) -> list[str]:
     counts = [
         f"{name} {len(split) if split.manifest.num_samples else '?'}"
         for name, split in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
         if split is not None
     ]
     return [
-        f"data: {', '.join(counts)} images, {dataset.num_classes} classes, {dataset.image_size} px, "
-        f"{_kept(data, dataset) if stream else 'resident'}",
+        f"data: {', '.join(counts)} images, {dataset.num_classes} classes, {dataset.image_size} px, {kept}",
         f"      mean {_triple(dataset.mean)}  std {_triple(dataset.std)}",
         *_training_rows(data, dataset.train),
     ]
-
-
-def _kept(data: Data, dataset: Dataset) -> str:
-    """That training images are streamed, and whether they had better be kept."""
-    train = dataset.train
-    if data.mode == "stream" and train is not None and train.manifest.image_bytes:
-        small = not will_stream(data.model_copy(update={"mode": "auto"}), train.manifest, len(train))
-        return "streamed, though small: data.mode auto would decode them once and keep them" if small else "streamed"
-    return "streamed"
 
 
 def _training_rows(data: Data, train: Split | None) -> list[str]:

@@ -89,7 +89,7 @@ def test_command_interrupted_then_killed(joined: Place, references: References) 
     )
     with running(joined.start(experiment)) as command:
         command.wait_for((joined.folder / "slow").exists, "the slow steps")
-        assert "epoch 1/3" in command.output, "progress comes while the run goes on"
+        command.wait_for(lambda: "epoch 1/3" in command.output, "progress, which comes while the run goes on")
         command.signal(signal.SIGINT)
         assert command.wait() == 130, command.output
         (said,) = [line for line in command.output.splitlines() if line.startswith("kdray: ")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from kdray.models.outputs import Outputs
 from kdray.objectives import ObjectiveSet, Setup, StepInfo, Targets, gather_rows, needs
 from kdray.objectives.gather import own_rows, world
 from kdray.objectives.sharded import ShardedBank
+from tests.ranks import run_ranks
 
 from .cases import EVERY, case_id, gathers, make_setup, network_outputs, views_of
 
@@ -146,15 +145,11 @@ def ddp(setup: Setup) -> None:
 
 
 def worker(rank: int, folder: str, setup: Setup) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results: dict[str, Any] = {name: train(setup, name, rank, 2) for name in ALL}
     for dtype in (torch.float32, torch.bfloat16):
         results[str(dtype)] = gather_once(dtype)
     ddp(setup)
     torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +160,7 @@ def setup() -> Setup:
 @pytest.fixture(scope="module")
 def two(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("two")
-    mp.spawn(worker, args=(str(folder), setup), nprocs=2)
+    run_ranks(worker, str(folder), setup)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from kdray.objectives import ObjectiveSet
 from kdray.objectives import bank as bank_module
@@ -17,6 +14,7 @@ from kdray.objectives import sharded as sharded_module
 from kdray.objectives.bank import Bank
 from kdray.objectives.gather import gather_rows, world
 from kdray.objectives.sharded import SPARE, ShardedBank, bytes_per_worker, make_bank
+from tests.ranks import run_ranks
 
 from .cases import make_case, make_setup
 
@@ -79,9 +77,6 @@ def compare(samples: int) -> None:
 
 
 def worker(rank: int, folder: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORKERS)
     for samples in SIZES:
         compare(samples)
     bank_module._DENSE_FACTOR, bank_module._CHUNK_BYTES, sharded_module._CHUNK_BYTES = 0, 1, 1
@@ -90,11 +85,10 @@ def worker(rank: int, folder: str) -> None:
     objectives.collect()
     if rank == 0:
         torch.save(objectives.state_dict(), f"{folder}/start.pt")
-    dist.destroy_process_group()
 
 
 def test_three_workers_hold_what_one_does(tmp_path: Path) -> None:
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=WORKERS)
+    run_ranks(worker, str(tmp_path), world=WORKERS)
     replicated = ObjectiveSet({"crd": {"dim": 3, "bank_samples": 4}}, make_setup()).state_dict()
     start = torch.load(tmp_path / "start.pt", weights_only=True)
     torch.testing.assert_close(start, replicated, rtol=0, atol=0, equal_nan=True)

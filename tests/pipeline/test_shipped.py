@@ -6,7 +6,6 @@ Those without variants are also run, in their small version and in one process; 
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ FOLDER = Path(kdray.__file__).parents[1] / "experiments"
 ALL = sorted(FOLDER.rglob("*.yaml"))
 WHOLE = [path for path in ALL if path.parent.name != "base"]
 SINGLE = [path for path in WHOLE if not load_comparison(path).has_variants]
-FIRST = 60.0  # seconds that a smoke run may take on a busy laptop
 CIFAR_PAIRS = {
     "wrn_40_2-wrn_16_2",
     "wrn_40_2-wrn_40_1",
@@ -121,15 +119,13 @@ def test_a_dry_run_plans_it(path: Path, workplace: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("path", SINGLE, ids=named)
-def test_a_smoke_run_takes_a_minute_at_most(path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smoke_run_needs_no_network(path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("a smoke run went to the network"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("weights were fetched"))
-    began = time.monotonic()
     done = command(path, "--smoke", "--set", "cluster.workers=0")
     assert done.code == 0, done.err
-    assert time.monotonic() - began < FIRST
     experiment = load_comparison(path).first
     if experiment.student is not None:
         assert f"student distilled: {experiment.student.model}" in done.out

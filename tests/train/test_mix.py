@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from kdray.data.batch import Batch, normalise
 from kdray.data.mix import Mixer
@@ -20,6 +17,7 @@ from kdray.experiment import Mix
 from kdray.objectives import Targets
 from kdray.train.loop import Loop
 from kdray.train.task import Pixels
+from tests.ranks import run_ranks
 from tests.train.conftest import PIXELS, DrawnFeed, Listener, MakeLoop, build_loop
 
 MIX = Mix(mixup=0.4, cutmix=1.0)
@@ -166,23 +164,17 @@ class Share(DrawnFeed):
 
 def train_share(rank: int, world: int, folder: str) -> None:
     """Train on a worker's part and leave what was seen there."""
-    if world > 1:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        torch.set_num_threads(1)
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     loop = build_loop(Path(folder), mix=MIX, feed=Share(rank, world), batch=32, epochs=1, rank=rank, world=world)
     seen = Seen(loop)
     loop.run()
     mixed = [targets.mixed for targets in seen.targets if targets.mixed is not None]
     columns = {"labels": [one.labels for one in mixed], "share": [torch.tensor([one.share]) for one in mixed]}
     torch.save({"student": seen.student, "teacher": seen.teacher, **columns}, f"{folder}/{world}-{rank}.pt")
-    if world > 1:
-        dist.destroy_process_group()
 
 
 def test_two_workers_see_what_one_sees(tmp_path: Path) -> None:
     train_share(0, 1, str(tmp_path))
-    mp.spawn(train_share, args=(2, str(tmp_path)), nprocs=2)
+    run_ranks(train_share, 2, str(tmp_path))
     one, *two = (torch.load(tmp_path / name, weights_only=True) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
     for step in range(4):
         for key in ("student", "teacher", "labels"):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from kdray.data.batch import Batch
 from kdray.errors import DataError
 from kdray.train.loop import Loop
+from tests.ranks import run_ranks
 
 from .conftest import DrawnFeed, build_loop
 from .test_data_wait import Clock
@@ -64,9 +61,6 @@ def loop_of(folder: Path, rank: int, world: int, most: int, epochs: int = 1) -> 
 
 
 def worker(rank: int, folder: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     for most in (MANY, FEW):
         loop = loop_of(Path(folder), rank, 2, most)
         try:
@@ -75,14 +69,13 @@ def worker(rank: int, folder: str) -> None:
         except DataError as error:
             found = {"error": error.problem, "step": loop.step}
         (Path(folder) / f"found-{most}-{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes have left what they found, and their checkpoints."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(worker, args=(str(folder),), nprocs=2)
+    run_ranks(worker, str(folder))
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from kdray.data.batch import Batch
 from kdray.experiment import Optimizer
 from kdray.objectives.sharded import ShardedBank
 from kdray.train.loop import Loop
+from tests.ranks import run_ranks
 
 from .conftest import DrawnFeed, build_loop
 
@@ -61,10 +60,6 @@ def loop_of(root: Path, kind: str, epochs: int, rank: int = 0, world: int = 1) -
 
 
 def worker(rank: int, folder: str, epochs: int) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    meeting = f"file://{folder}/meeting-{epochs}"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     for kind in KINDS:
         loop = loop_of(Path(folder), kind, epochs, rank, 2)
         assert loop.job.checkpoints is not None
@@ -79,7 +74,6 @@ def worker(rank: int, folder: str, epochs: int) -> None:
         loop.job.trainable.objectives.collect()
         if rank == 0:
             torch.testing.assert_close(loop.job.trainable.state_dict(), found["trainable"], rtol=0, atol=0)
-    dist.destroy_process_group()
 
 
 def latest(root: Path, kind: str) -> dict[str, Any]:
@@ -99,7 +93,7 @@ def same_run(root: Path) -> dict[str, Any]:
 
 
 def test_two_workers_save_what_one_and_two_go_on_from(tmp_path: Path) -> None:
-    mp.spawn(worker, args=(str(tmp_path), 1), nprocs=2)
+    run_ranks(worker, str(tmp_path), 1)
     saved = same_run(tmp_path)
     assert saved["position"]["epoch"] == 1 and saved["trainable"][BANK].shape == (48, 5)
     start = loop_of(tmp_path, "sharded", 2)
@@ -112,4 +106,4 @@ def test_two_workers_save_what_one_and_two_go_on_from(tmp_path: Path) -> None:
         assert loop_of(tmp_path, kind, 2).run().resumed_from == 3
     assert same_run(tmp_path)["position"]["epoch"] == 2
 
-    mp.spawn(worker, args=(str(tmp_path), 3), nprocs=2)  # two workers load what one saved, and hold it
+    run_ranks(worker, str(tmp_path), 3)  # two workers load what one saved, and hold it
