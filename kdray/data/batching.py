@@ -1,7 +1,7 @@
 """Cutting a stream of chunks into batches on a device.
 
 Chunks come in any size, batches in one. A batch owns its memory: it is copied once out of the chunks, which may be
-pages of Ray's object store that are to be freed soon.
+pages of Ray's object store that are to be freed soon. A chunk that is as long as a batch and owns its memory is one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ import torch
 
 from kdray.data.bad import stand_ins
 from kdray.data.batch import Batch
-from kdray.data.chunks import Chunk, Recipe, nothing_decodes, sizes_differ
+from kdray.data.chunks import Chunk, Memory, Recipe, Shape, nothing_decodes, sizes_differ
+
+
+def batch_memory(pin: bool) -> Memory:
+    """What gives memory for batches, pinned or not."""
+
+    def memory(shape: Shape) -> np.ndarray:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=pin).numpy()
+
+    return memory
 
 
 def batches(chunks: Iterable[Chunk], size: int, recipe: Recipe, pin: bool = False) -> Iterator[Chunk]:
@@ -22,8 +31,13 @@ def batches(chunks: Iterable[Chunk], size: int, recipe: Recipe, pin: bool = Fals
     Raises:
         DataError: images of different sizes in one of them.
     """
-    batch = _Filling(size, recipe, pin)
+    memory = batch_memory(pin)
+    batch = _Filling(size, recipe, memory)
     for chunk in chunks:
+        if chunk.owned and len(chunk) == size and not batch.rows:
+            yield chunk.with_own_columns()
+            del chunk
+            continue
         at = 0
         while at < len(chunk):
             rows = min(size - batch.rows, len(chunk) - at)
@@ -31,7 +45,7 @@ def batches(chunks: Iterable[Chunk], size: int, recipe: Recipe, pin: bool = Fals
             at += rows
             if batch.rows == size:
                 yield batch.whole()
-                batch = _Filling(size, recipe, pin)
+                batch = _Filling(size, recipe, memory)
         del chunk  # before the next one is waited for: a chunk may be most of what the object store holds
     if batch.rows:
         yield batch.whole()
@@ -40,9 +54,9 @@ def batches(chunks: Iterable[Chunk], size: int, recipe: Recipe, pin: bool = Fals
 class _Filling:
     """A batch that is being filled. Pixels are copied at once, so that no chunk is kept until the batch is full."""
 
-    def __init__(self, size: int, recipe: Recipe, pin: bool) -> None:
+    def __init__(self, size: int, recipe: Recipe, memory: Memory) -> None:
         self.rows = 0
-        self._size, self._recipe, self._pin = size, recipe, pin
+        self._size, self._recipe, self._memory = size, recipe, memory
         self._images: np.ndarray | None = None  # uint8 [V, size, H, W, 3], once an image has told H and W
         self._first = -1  # the dense number of that image
         self._views = recipe.views
@@ -56,7 +70,7 @@ class _Filling:
         stop = self.rows + rows
         if shape[0]:  # else not one of its rows decoded
             if self._images is None:
-                self._images = self._memory(views, shape)
+                self._images = self._memory((views, self._size, *shape))
                 self._images[:, : self.rows] = 0
                 self._first = int(part.index[0])
             if shape != list(self._images.shape[2:]):
@@ -71,14 +85,11 @@ class _Filling:
 
     def whole(self) -> Chunk:
         """What has been taken."""
-        images = self._images if self._images is not None else self._memory(self._views, [0, 0, 3])
+        images = self._images if self._images is not None else self._memory((self._views, self._size, 0, 0, 3))
         labels, ids, index = (np.concatenate(column) for column in zip(*self._columns, strict=True))
         if self.rows < self._size:
             images = np.ascontiguousarray(images[:, : self.rows])
         return Chunk(images, labels, ids, index, self._reasons)
-
-    def _memory(self, views: int, shape: list[int]) -> np.ndarray:
-        return torch.empty((views, self._size, *shape), dtype=torch.uint8, pin_memory=self._pin).numpy()
 
 
 def fill_bad(chunk: Chunk, recipe: Recipe) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
@@ -15,7 +15,8 @@ from kdray.errors import DataError
 
 Shape = tuple[int, ...]
 Memory = Callable[[Shape], np.ndarray]
-Mapper = Callable[[Callable[[int], list[Shape] | str], Iterable[int]], Iterable[list[Shape] | str]]
+Made = list[Shape] | str  # of a row: the shapes of its views, or why it does not decode
+Mapper = Callable[[Callable[[int], Made], Iterable[int]], Iterable[Made]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Recipe:
 class Chunk:
     """n rows in V views: `images` uint8 [V, n, H, W, 3]; `labels`, `ids`, `index` int64 [n]; `reasons` says why a row
     did not decode or would become too large, "" where it is good. Pixels of bad rows are zeros; H = W = 0 where all
-    rows are bad.
+    rows are bad. `owned` says that the pixels lie in memory that nobody else uses and that suits a batch.
     """
 
     images: np.ndarray
@@ -41,6 +42,7 @@ class Chunk:
     ids: np.ndarray
     index: np.ndarray
     reasons: list[str]
+    owned: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,6 +51,10 @@ class Chunk:
         """Rows start..stop, without copying pixels."""
         at = slice(start, stop)
         return Chunk(self.images[:, at], self.labels[at], self.ids[at], self.index[at], self.reasons[at])
+
+    def with_own_columns(self) -> Chunk:
+        """The same pixels, with columns that share no memory with any other's."""
+        return replace(self, labels=self.labels.copy(), ids=self.ids.copy(), index=self.index.copy())
 
     def bad(self) -> dict[int, str]:
         """Dense row number and reason of the rows that did not decode."""
@@ -92,41 +98,74 @@ def build_chunk(
     mapper: Mapper = map,
     memory: Memory = new_memory,
 ) -> Chunk:
-    """Augment n rows, where `pixels(i)` gives row i decoded, uint8 [H, W, 3], or raises BadImage.
+    """Augment n rows here and now; see `Growing`. `mapper` may spread the rows over threads."""
+    growing = Growing(pixels, labels, ids, index, recipe, memory)
+    return growing.whole(mapper(growing.row, range(len(labels))))
 
-    `mapper` may spread the rows over threads; `memory` gives the uint8 array of a shape where the pixels go.
 
-    Raises:
-        DataError: images that come out in different sizes, or that a transform cannot take.
+class Growing:
+    """A chunk of n rows that are augmented one by one, by any number of threads.
+
+    `pixels(i)` gives row i decoded, uint8 [H, W, 3], or raises BadImage; `memory` gives the uint8 array of a shape
+    where the pixels go.
     """
-    views = range(recipe.views)
-    draws = [recipe.augment.draw(recipe.seed, recipe.epoch, ids, view) for view in views]
-    pixels_of = _Pixels(recipe.views, len(labels), memory)
 
-    def one(i: int) -> list[Shape] | str:
+    def __init__(
+        self,
+        pixels: Callable[[int], np.ndarray],
+        labels: np.ndarray,
+        ids: np.ndarray,
+        index: np.ndarray,
+        recipe: Recipe,
+        memory: Memory = new_memory,
+    ) -> None:
+        self._pixels, self._recipe = pixels, recipe
+        self._columns = labels, ids, index
+        augment, views = recipe.augment, range(recipe.views)
+        self._draws = [augment.draw(recipe.seed, recipe.epoch, ids, view) for view in views]
+        self._made = _Pixels(recipe.views, len(labels), memory)
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def row(self, i: int) -> Made:
+        """Make row i: the shapes of its views, or why it does not decode.
+
+        Raises:
+            DataError: an image that a transform cannot take.
+        """
+        recipe = self._recipe
         try:
-            image = pixels(i)
-            made = [recipe.augment.apply(image, draws[view][i], view) for view in views]
+            image = self._pixels(i)
+            made = [recipe.augment.apply(image, draws[i], view) for view, draws in enumerate(self._draws)]
         except BadImage as error:
             return str(error) or "does not decode"
         except DataError as error:
-            where = f"{recipe.augment.where}: {error.where} on {recipe.manifest.position(int(index[i]))}"
+            position = recipe.manifest.position(int(self._columns[2][i]))
+            where = f"{recipe.augment.where}: {error.where} on {position}"
             raise DataError(error.problem, where=where, fix=error.fix) from error
-        return [pixels_of.put(view, i, image) for view, image in enumerate(made)]  # of a good row only: see `_Pixels`
+        return [self._made.put(view, i, image) for view, image in enumerate(made)]  # of a good row only: see `_Pixels`
 
-    done = list(mapper(one, range(len(labels))))
-    shapes = [(i, shape) for i, result in enumerate(done) if not isinstance(result, str) for shape in result]
-    for i, shape in shapes:
-        if shape != shapes[0][1]:
-            first, size = shapes[0]
-            raise sizes_differ(recipe, (int(index[first]), size), (int(index[i]), shape))
-    images = pixels_of.images
-    if images is None:
-        images = np.empty((recipe.views, len(labels), 0, 0, 3), dtype=np.uint8)
-    for i, result in enumerate(done):
-        if isinstance(result, str):
-            images[:, i] = 0
-    return Chunk(images, labels, ids, index, [result if isinstance(result, str) else "" for result in done])
+    def whole(self, rows: Iterable[Made], owned: bool = False) -> Chunk:
+        """The chunk, from what `row` said of each row, in order.
+
+        Raises:
+            DataError: images that come out in different sizes.
+        """
+        done = list(rows)
+        labels, ids, index = self._columns
+        shapes = [(i, shape) for i, result in enumerate(done) if not isinstance(result, str) for shape in result]
+        for i, shape in shapes:
+            if shape != shapes[0][1]:
+                first, size = shapes[0]
+                raise sizes_differ(self._recipe, (int(index[first]), size), (int(index[i]), shape))
+        images = self._made.images
+        if images is None:
+            images = np.empty((self._recipe.views, len(labels), 0, 0, 3), dtype=np.uint8)
+        for i, result in enumerate(done):
+            if isinstance(result, str):
+                images[:, i] = 0
+        return Chunk(images, labels, ids, index, [r if isinstance(r, str) else "" for r in done], owned)
 
 
 class _Pixels:

@@ -45,6 +45,19 @@ class Rows:
     def __len__(self) -> int:
         return len(self.images)
 
+    def cut(self, start: int, stop: int) -> Rows:
+        """Rows start..stop; images are not copied."""
+        at = slice(start, stop)
+        return Rows(self.images[at], self.labels[at], self.ids[at], self.index[at])
+
+    @staticmethod
+    def join(parts: Sequence[Rows]) -> Rows:
+        """One after the other; images are not copied."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*((rows.labels, rows.ids, rows.index) for rows in parts), strict=True)
+        return Rows([image for rows in parts for image in rows.images], *map(np.concatenate, columns))
+
 
 def read_labels(manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """Labels and ids of all rows, each int64 [N], without reading images.

@@ -15,8 +15,8 @@ import torch
 from kdray.data.augment import build_augment, build_transform
 from kdray.data.bad import BadImages, stand_ins
 from kdray.data.batch import Batch
-from kdray.data.batching import batches, fill_bad, to_batch
-from kdray.data.chunks import Chunk, Recipe, build_chunk, nothing_decodes
+from kdray.data.batching import batch_memory, batches, fill_bad, to_batch
+from kdray.data.chunks import Chunk, Growing, Memory, Recipe, nothing_decodes
 from kdray.data.decode import BadImage, decode_many
 from kdray.data.gather import GatherPlan, PixelStore, pixel_store
 from kdray.data.manifest import Manifest
@@ -103,17 +103,16 @@ class ResidentTrainFeed:
             yield Batch(self._store.gather(crops, step), labels, index, sample_ids, views)
 
     def _augmented(self, at: np.ndarray, recipe: Recipe) -> Iterator[Batch]:
-        images = self._images
+        images, pin = self._images, self._device.type == "cuda"
+        memory = batch_memory(pin)
 
         def chunks() -> Iterator[Chunk]:
             workers = Workers()
             try:
-                for rows in at:
-                    yield images.chunk(rows, recipe, workers)
+                yield from workers.chunks((images.growing(rows, recipe, memory) for rows in at), at.shape[1])
             finally:
                 workers.close()
 
-        pin = self._device.type == "cuda"
         for chunk in prefetch(lambda: batches(chunks(), at.shape[1], recipe, pin), _AHEAD):
             self._bad.add(chunk.bad())  # of those that decode, what a transform would make too large
             fill_bad(chunk, recipe)
@@ -203,12 +202,12 @@ class Images:
         """Position here of dense rows, int64 of the same shape."""
         return self._position[index]
 
-    def chunk(self, at: np.ndarray, recipe: Recipe, workers: Workers) -> Chunk:
-        """Augment the images at positions `at` int64 [b], all of them good."""
+    def growing(self, at: np.ndarray, recipe: Recipe, memory: Memory) -> Growing:
+        """The images at positions `at` int64 [b], all of them good, to be augmented."""
 
         def pixels(i: int) -> np.ndarray:
             image = self._decoded[at[i]]
             assert image is not None
             return image
 
-        return build_chunk(pixels, self.labels[at], self.ids[at], self.index[at], recipe, workers.map)
+        return Growing(pixels, self.labels[at], self.ids[at], self.index[at], recipe, memory)

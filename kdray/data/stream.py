@@ -1,6 +1,6 @@
 """Feeds that read, decode and augment while the run goes on, for data that does not fit in memory.
 
-What is read when is planned here; a `Line` of Ray actors or `thread_chunks` carries it out. A span is the part of a
+What is read when is planned here; a `Line` of Ray actors or `ThreadLine` carries it out. A span is the part of a
 shuffle window that this rank needs, and is read at once: each row group of the window that holds one of its rows, once.
 """
 
@@ -16,7 +16,7 @@ import torch
 from kdray.data.augment import build_augment, build_transform
 from kdray.data.bad import BadImages
 from kdray.data.batch import Batch
-from kdray.data.batching import batches, fill_bad, to_batch
+from kdray.data.batching import batch_memory, batches, fill_bad, to_batch
 from kdray.data.chunks import Chunk, Recipe
 from kdray.data.manifest import Manifest
 from kdray.data.order import epoch_order
@@ -24,7 +24,9 @@ from kdray.data.threads import ThreadLine, prefetch
 from kdray.experiment import Data
 
 _AHEAD = 4  # batches that wait, ready, for the loop
-_TASK_BYTES = 16 * 1024**2  # encoded bytes of a piece to decode: hundreds of photographs, a second of work at most
+_TASK_BYTES = (
+    16 * 1024**2
+)  # encoded bytes of a piece that Ray decodes: hundreds of photographs, a second of work at most
 _TASK_ROWS = (64, 4096)
 _EVAL_SPAN_BYTES = 64 * 1024**2
 
@@ -51,7 +53,7 @@ class StreamTrainFeed:
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
         self._device = device
         self._augment = build_augment(data.augment, views=data.views)
-        self._engine = _Engine(self._recipe(0), data.engine, use_ray, data_cpus, world)
+        self._engine = _Engine(self._recipe(0), batch // world, device, data.engine, use_ray, data_cpus, world)
         self._bad = BadImages(manifest, len(rows), data.max_bad_fraction)
         self._epochs = epochs
         self._begun: tuple[tuple[int, int], Line] | None = None  # the next epoch (and start), while this one ends
@@ -125,7 +127,7 @@ class StreamEvalFeed:
         self._manifest, self._mine, self._batch = manifest, np.asarray(mine, dtype=np.int64), batch
         self._device = device
         self._recipe = Recipe(manifest, build_transform(data.eval_transform))
-        self._engine = _Engine(self._recipe, data.engine, use_ray, data_cpus, world)
+        self._engine = _Engine(self._recipe, batch, device, data.engine, use_ray, data_cpus, world)
         self._bad = BadImages(manifest, num_samples)
 
     @property
@@ -157,17 +159,29 @@ class Line(Protocol):
 class _Engine:
     """Carries out plans of spans, on Ray or in threads. It begins to start what `recipe` needs at once."""
 
-    def __init__(self, recipe: Recipe, engine: str, use_ray: bool, data_cpus: float | None, world: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        batch: int,
+        device: torch.device,
+        engine: str,
+        use_ray: bool,
+        data_cpus: float | None,
+        world: int,
+    ) -> None:
+        self._make: Callable[[list[np.ndarray], Recipe], Line]
+        if not use_ray:
+            self._make = partial(ThreadLine, batch, batch_memory(device.type == "cuda"))
+            return
         manifest = recipe.manifest
         mean_bytes = max(1.0, manifest.image_bytes / max(1, manifest.num_samples))
         task_rows = int(np.clip(_TASK_BYTES / mean_bytes, *_TASK_ROWS))
-        self._make: Callable[[list[np.ndarray], Recipe], Line] = partial(ThreadLine, task_rows)
         # Ray is not needed without it, and takes half a second to import.
-        if use_ray and engine == "ray_data":
+        if engine == "ray_data":
             from kdray.data.ray_data_line import RayDataLine
 
             self._make = partial(RayDataLine, task_rows, data_cpus, world)
-        elif use_ray:
+        else:
             from kdray.data.ray_chunks import Pace, RayLine
             from kdray.data.ray_pool import Sent, shared_pool
 
