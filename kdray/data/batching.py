@@ -13,25 +13,26 @@ import torch
 
 from kdray.data.bad import stand_ins
 from kdray.data.batch import Batch
-from kdray.data.chunks import Chunk, Memory, Recipe, Shape, nothing_decodes, sizes_differ
+from kdray.data.chunks import Chunk, Memory, Recipe, Shape, new_memory, nothing_decodes, sizes_differ
+from kdray.data.recycled import Recycled
 
 
-def batch_memory(pin: bool) -> Memory:
-    """What gives memory for batches, pinned or not."""
-
-    def memory(shape: Shape) -> np.ndarray:
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=pin).numpy()
-
-    return memory
+def batch_memory(device: torch.device) -> Memory:
+    """What gives memory for the batches of a feed: pinned for a GPU, used again where a batch stays in it."""
+    return Recycled() if device.type == "cpu" else _pinned if device.type == "cuda" else new_memory
 
 
-def batches(chunks: Iterable[Chunk], size: int, recipe: Recipe, pin: bool = False) -> Iterator[Chunk]:
-    """Cut a stream of chunks into chunks of `size` rows (the last may be short) that own their (pinned) memory.
+def _pinned(shape: Shape) -> np.ndarray:
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+
+
+def batches(chunks: Iterable[Chunk], size: int, recipe: Recipe, memory: Memory = new_memory) -> Iterator[Chunk]:
+    """Cut a stream of chunks into chunks of `size` rows (the last may be short) that own their memory: of `memory`, but
+    for those that own theirs.
 
     Raises:
         DataError: images of different sizes in one of them.
     """
-    memory = batch_memory(pin)
     batch = _Filling(size, recipe, memory)
     for chunk in chunks:
         if chunk.owned and len(chunk) == size and not batch.rows:

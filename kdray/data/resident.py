@@ -46,7 +46,7 @@ class ResidentTrainFeed:
         self.steps_per_epoch, self.dropped = divmod(len(rows), batch)
         self._data, self._rows = data, np.asarray(rows, dtype=np.int64)
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
-        self._device = device
+        self._device, self._memory = device, batch_memory(device)
         self._recipe = Recipe(manifest, build_augment(data.augment, views=data.views), seed, 0, data.views)
         self._images = Images(manifest, self._rows)
         self._bad = BadImages(manifest, len(rows), data.max_bad_fraction)
@@ -103,8 +103,7 @@ class ResidentTrainFeed:
             yield Batch(self._store.gather(crops, step), labels, index, sample_ids, views)
 
     def _augmented(self, at: np.ndarray, recipe: Recipe) -> Iterator[Batch]:
-        images, pin = self._images, self._device.type == "cuda"
-        memory = batch_memory(pin)
+        images, memory = self._images, self._memory
 
         def chunks() -> Iterator[Chunk]:
             workers = Workers()
@@ -113,7 +112,7 @@ class ResidentTrainFeed:
             finally:
                 workers.close()
 
-        for chunk in prefetch(lambda: batches(chunks(), at.shape[1], recipe, pin), _AHEAD):
+        for chunk in prefetch(lambda: batches(chunks(), at.shape[1], recipe, memory), _AHEAD):
             self._bad.add(chunk.bad())  # of those that decode, what a transform would make too large
             fill_bad(chunk, recipe)
             yield to_batch(chunk, self._device)

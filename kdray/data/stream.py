@@ -17,16 +17,14 @@ from kdray.data.augment import build_augment, build_transform
 from kdray.data.bad import BadImages
 from kdray.data.batch import Batch
 from kdray.data.batching import batch_memory, batches, fill_bad, to_batch
-from kdray.data.chunks import Chunk, Recipe
+from kdray.data.chunks import Chunk, Memory, Recipe
 from kdray.data.manifest import Manifest
 from kdray.data.order import epoch_order
 from kdray.data.threads import ThreadLine, prefetch
 from kdray.experiment import Data
 
 _AHEAD = 4  # batches that wait, ready, for the loop
-_TASK_BYTES = (
-    16 * 1024**2
-)  # encoded bytes of a piece that Ray decodes: hundreds of photographs, a second of work at most
+_TASK_BYTES = 16 * 1024**2  # encoded bytes of a piece for Ray: hundreds of photographs, a second of work at most
 _TASK_ROWS = (64, 4096)
 _EVAL_SPAN_BYTES = 64 * 1024**2
 
@@ -51,9 +49,9 @@ class StreamTrainFeed:
         self.steps_per_epoch, self.dropped = divmod(len(rows), batch)
         self._data, self._manifest, self._rows = data, manifest, np.asarray(rows, dtype=np.int64)
         self._batch, self._seed, self._rank, self._world = batch, seed, rank, world
-        self._device = device
+        self._device, self._memory = device, batch_memory(device)
         self._augment = build_augment(data.augment, views=data.views)
-        self._engine = _Engine(self._recipe(0), batch // world, device, data.engine, use_ray, data_cpus, world)
+        self._engine = _Engine(self._recipe(0), batch // world, self._memory, data.engine, use_ray, data_cpus, world)
         self._bad = BadImages(manifest, len(rows), data.max_bad_fraction)
         self._epochs = epochs
         self._begun: tuple[tuple[int, int], Line] | None = None  # the next epoch (and start), while this one ends
@@ -86,7 +84,7 @@ class StreamTrainFeed:
             return self._begun[1]
 
         try:
-            for chunk in prefetched(line.chunks(follow), size, recipe, self._device):
+            for chunk in prefetched(line.chunks(follow), size, recipe, self._memory):
                 self._bad.add(chunk.bad())
                 fill_bad(chunk, recipe)
                 yield to_batch(chunk, self._device)
@@ -125,9 +123,9 @@ class StreamEvalFeed:
     ) -> None:
         self.num_samples = num_samples
         self._manifest, self._mine, self._batch = manifest, np.asarray(mine, dtype=np.int64), batch
-        self._device = device
+        self._device, self._memory = device, batch_memory(device)
         self._recipe = Recipe(manifest, build_transform(data.eval_transform))
-        self._engine = _Engine(self._recipe, batch, device, data.engine, use_ray, data_cpus, world)
+        self._engine = _Engine(self._recipe, batch, self._memory, data.engine, use_ray, data_cpus, world)
         self._bad = BadImages(manifest, num_samples)
 
     @property
@@ -139,7 +137,7 @@ class StreamEvalFeed:
         spans = spans_of_groups(self._manifest, self._mine, _EVAL_SPAN_BYTES)
         bad: dict[int, str] = {}  # filled ahead by the prefetching thread, counted when the pass is over
         chunks = _good(self._engine.line(spans, self._recipe).chunks(lambda: None), bad)
-        for chunk in prefetched(chunks, self._batch, self._recipe, self._device):
+        for chunk in prefetched(chunks, self._batch, self._recipe, self._memory):
             yield to_batch(chunk, self._device)
         self._bad.add(bad)
 
@@ -163,7 +161,7 @@ class _Engine:
         self,
         recipe: Recipe,
         batch: int,
-        device: torch.device,
+        memory: Memory,
         engine: str,
         use_ray: bool,
         data_cpus: float | None,
@@ -171,7 +169,7 @@ class _Engine:
     ) -> None:
         self._make: Callable[[list[np.ndarray], Recipe], Line]
         if not use_ray:
-            self._make = partial(ThreadLine, batch, batch_memory(device.type == "cuda"))
+            self._make = partial(ThreadLine, batch, memory)
             return
         manifest = recipe.manifest
         mean_bytes = max(1.0, manifest.image_bytes / max(1, manifest.num_samples))
@@ -194,12 +192,12 @@ class _Engine:
         return self._make(spans, recipe)
 
 
-def prefetched(chunks: Iterator[Chunk], size: int, recipe: Recipe, device: torch.device) -> Iterator[Chunk]:
+def prefetched(chunks: Iterator[Chunk], size: int, recipe: Recipe, memory: Memory) -> Iterator[Chunk]:
     """Cut `chunks`, a generator, into chunks of `size` rows that own their memory, some batches ahead in a thread."""
 
     def make() -> Iterator[Chunk]:
         try:
-            yield from batches(chunks, size, recipe, pin=device.type == "cuda")
+            yield from batches(chunks, size, recipe, memory)
         finally:
             chunks.close()  # type: ignore[attr-defined]
 

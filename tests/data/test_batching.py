@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from kdray.data.augment import build_augment
 from kdray.data.batching import batches
 from kdray.data.chunks import Chunk, Recipe
+from kdray.data.recycled import Recycled
 from kdray.errors import DataError
 
 from .small import squares
@@ -75,3 +78,29 @@ def test_a_chunk_is_let_go_before_the_next_one_is_asked_for(recipe: Recipe) -> N
 
     assert sum(len(batch) for batch in batches(chunks(), 40, recipe)) == 60
     assert alive == [0] * 10, "a batch is larger than what the object store may hold"
+
+
+def test_memory_is_lent_again_only_when_all_of_it_is_given_back() -> None:
+    lend = Recycled()
+    array = lend((2, 3, 4))
+    array[:] = 7
+    first = array.ctypes.data
+    view = torch.from_numpy(array[1:]).flatten()[2:5]
+    del array
+    gc.collect()
+    other = lend((2, 3, 4))
+    assert other.ctypes.data != first and view.tolist() == [7, 7, 7]
+    del view
+    assert lend((24,)).ctypes.data == first
+    assert lend((4, 6)).ctypes.data == first  # the one above lived as long as its line
+    assert lend((5, 5)).nbytes == 25 and other.flags.writeable
+
+
+def test_blocks_that_nobody_wants_are_let_go() -> None:
+    lend = Recycled()
+    arrays = [lend((1000,)) for _ in range(50)]
+    alive = [weakref.ref(array.base.base._block) for array in arrays]  # a view, the array, the loan
+    del arrays
+    assert 0 < sum(ref() is not None for ref in alive) <= 8
+    lend((10,))
+    assert sum(ref() is not None for ref in alive) == 0
