@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that share the tests; those of whole clusters run one by one, after them.
+TESTERS ?= 2
 STAMP := .venv/.installed
 
 .PHONY: quickstart test venv lint types
@@ -12,7 +14,8 @@ quickstart: venv
 	$(BIN)/python -m kdray.run experiments/quickstart.yaml
 
 test: lint types
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(TESTERS) --dist loadfile --ignore tests/cluster
+	$(BIN)/python -m pytest -q tests/cluster
 
 lint: venv
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +25,6 @@ __all__ = ["S3"]
 # The default deadline of 200 ms an example measures how busy the machine is, not the code.
 settings.register_profile("kdray", deadline=None)
 settings.load_profile("kdray")
-
-_remarks: list[str] = []
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say at the end what ran otherwise than it should."""
-    for remark in _remarks:
-        terminalreporter.write_line(f"warning: {remark}", yellow=True)
 
 
 def point_to(server: S3, patch: pytest.MonkeyPatch) -> None:
@@ -66,7 +59,7 @@ def real_s3_server() -> Iterator[S3]:
             except (RuntimeError, subprocess.SubprocessError) as error:
                 reason = str(error)
         if server is None:
-            _remarks.append(f"object storage tests ran against moto: {reason}")
+            warnings.warn(f"object storage tests ran against moto: {reason}", stacklevel=1)  # told at the end
             server = stack.enter_context(moto())
         yield server
 
