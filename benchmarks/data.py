@@ -7,7 +7,7 @@ third of `--images` a pass, and `--images` photo-sized JPEGs are made of them (s
 `data_arms/` is a process of its own on 2 cores, some also on 1; they take turns, round after round, and are compared
 inside a round. RandomResizedCrop(224) and flip, batches of 64. An arm's first passes warm it up, the others are timed
 together. CPU seconds are user and system of all processes of the arm (with Ray's own), those of the S3 server apart;
-peak memory is the sum of PSS in the first pass. Two rounds take about 45 minutes; leave the machine alone meanwhile.
+peak memory is the sum of PSS in the first pass. Two rounds take about an hour; leave the machine alone meanwhile.
 
 WebDataset and LitData must be installed, or lie in the folder given by `--extra`; what is not there is left out, and
 the record says so. `--only`, `--cores` and `--sets` measure a part. A command that is given again goes on where it was

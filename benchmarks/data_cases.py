@@ -12,8 +12,8 @@ BOTH, PHOTOS, GIVEN = ("photos", "given"), ("photos",), ("given",)
 @dataclass(frozen=True)
 class Arm:
     """One contestant: its script and the option that it is run with, the layout it reads, whether that lies in S3 and
-    what is added to the latency of every request, the sets for which it is measured on one core (in the first round
-    alone), whether it is on all, with which sets, and whether in the first round alone.
+    what is added to the latency of every request, the sets for which it is measured on one core, whether it is on all,
+    with which sets, and whether in the first round alone.
     """
 
     script: str
@@ -35,7 +35,7 @@ class Arm:
 
     def wanted(self, name: str, cores: int, number: int) -> bool:
         """Whether it is measured with the set `name` on that many cores in round `number` from 0."""
-        if number and (self.once or cores == 1):
+        if number and self.once:
             return False
         return name in self.sets and (name in self.one_core if cores == 1 else self.all_cores)
 

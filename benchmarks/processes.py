@@ -88,9 +88,10 @@ def main() -> None:
         }
         for what, (user, system, faults) in totals.items()
     }
+    size = manifest.image_bytes / manifest.num_samples / 1e3
     record = {
         "command": "benchmarks/processes.py",
-        "data": f"--root: {manifest.num_samples} images, {manifest.image_bytes / manifest.num_samples / 1e3:.0f} kB each",
+        "data": f"--root: {manifest.num_samples} images, {size:.0f} kB each",
         "seed": 0,
         "when": now(),
         "commit": commit(),
