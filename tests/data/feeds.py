@@ -31,5 +31,6 @@ def evaluation(manifest, mode, transform=(), *, rows=None, batch=16, rank=0, wor
 
 
 def workers() -> list[threading.Thread]:
-    """The threads that feeds run now."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith("kdray-")]
+    """The threads that feeds run now; those that send requests are the process's, and stay."""
+    mine = [thread for thread in threading.enumerate() if thread.name.startswith("kdray-")]
+    return [thread for thread in mine if not thread.name.startswith("kdray-requests")]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 
 from kdray.data.feed import eval_feed, train_feed
 from kdray.errors import DataError
 
+from .feeds import workers
 from .ray_here import small_ray
 from .small import data, identical, squares
 
@@ -66,7 +65,7 @@ def test_an_epoch_left_early_leaves_no_threads(cluster, photos) -> None:
     batches = feed(photos, True, augment=[{"random_resized_crop": {"size": 24}}]).epoch(0)
     next(batches)
     batches.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kdray-")]
+    assert not workers()
 
 
 def test_an_error_of_a_task_is_its_own_error_here(cluster, tmp_path) -> None:
