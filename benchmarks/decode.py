@@ -27,7 +27,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as v2
 
 from kdray.data.augment import build_augment
-from kdray.data.chunks import Recipe, build_chunk
+from kdray.data.chunks import Growing, Recipe
 from kdray.data.decode import decode
 from kdray.data.manifest import read_manifest
 from kdray.data.reader import read_rows
@@ -123,7 +123,7 @@ def measure(images: list[bytes], rounds: int) -> dict[str, list[float]]:
         for name in found:
             started = time.process_time()
             if name == KDRAY:
-                build_chunk(lambda i: decode(images[i]), ids, ids, ids, recipe)
+                Growing(lambda i: decode(images[i]), ids, ids, ids, recipe).made()
             else:
                 for data, box in zip(images, boxes, strict=True):
                     ARMS[name](data, box)

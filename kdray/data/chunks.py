@@ -89,20 +89,6 @@ class Reused:
         return self._memory[:size].reshape(shape)
 
 
-def build_chunk(
-    pixels: Callable[[int], np.ndarray],
-    labels: np.ndarray,
-    ids: np.ndarray,
-    index: np.ndarray,
-    recipe: Recipe,
-    mapper: Mapper = map,
-    memory: Memory = new_memory,
-) -> Chunk:
-    """Augment n rows here and now; see `Growing`. `mapper` may spread the rows over threads."""
-    growing = Growing(pixels, labels, ids, index, recipe, memory)
-    return growing.whole(mapper(growing.row, range(len(labels))))
-
-
 class Growing:
     """A chunk of n rows that are augmented one by one, by any number of threads.
 
@@ -123,7 +109,7 @@ class Growing:
         self._columns = labels, ids, index
         augment, views = recipe.augment, range(recipe.views)
         self._draws = [augment.draw(recipe.seed, recipe.epoch, ids, view) for view in views]
-        self._made = _Pixels(recipe.views, len(labels), memory)
+        self._images = _Pixels(recipe.views, len(labels), memory)
 
     def __len__(self) -> int:
         return len(self._columns[0])
@@ -144,7 +130,12 @@ class Growing:
             position = recipe.manifest.position(int(self._columns[2][i]))
             where = f"{recipe.augment.where}: {error.where} on {position}"
             raise DataError(error.problem, where=where, fix=error.fix) from error
-        return [self._made.put(view, i, image) for view, image in enumerate(made)]  # of a good row only: see `_Pixels`
+        # Of a good row only: the first one tells `_Pixels` the size.
+        return [self._images.put(view, i, image) for view, image in enumerate(made)]
+
+    def made(self, mapper: Mapper = map) -> Chunk:
+        """The chunk, made here and now; `mapper` may spread the rows over threads. Raises as `row` and `whole`."""
+        return self.whole(mapper(self.row, range(len(self))))
 
     def whole(self, rows: Iterable[Made], owned: bool = False) -> Chunk:
         """The chunk, from what `row` said of each row, in order.
@@ -159,7 +150,7 @@ class Growing:
             if shape != shapes[0][1]:
                 first, size = shapes[0]
                 raise sizes_differ(self._recipe, (int(index[first]), size), (int(index[i]), shape))
-        images = self._made.images
+        images = self._images.images
         if images is None:
             images = np.empty((self._recipe.views, len(labels), 0, 0, 3), dtype=np.uint8)
         for i, result in enumerate(done):

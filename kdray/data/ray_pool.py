@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from kdray.data.chunks import Chunk, Recipe, Reused, build_chunk
+from kdray.data.chunks import Chunk, Growing, Recipe, Reused
 from kdray.data.decode import BadImage, decode
 from kdray.data.reader import Rows, read_rows
 from kdray.errors import ClusterError, DataError
@@ -144,7 +144,7 @@ class Decoder:
         def pixels(i: int) -> np.ndarray:
             return decode(bytes(view[ends[i] : ends[i + 1]]))
 
-        chunk = build_chunk(pixels, labels, ids, index, recipe, memory=self._memory)
+        chunk = Growing(pixels, labels, ids, index, recipe, self._memory).made()
         self._rows += len(labels)
         return chunk.images, piece[2], chunk.reasons if any(chunk.reasons) else None
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from kdray.data.chunks import Chunk, Growing, Made, Memory, Recipe, build_chunk
+from kdray.data.chunks import Chunk, Growing, Made, Memory, Recipe
 from kdray.data.decode import decode
 from kdray.data.reader import Rows, read_rows
 
@@ -167,7 +167,7 @@ class _Begun:
 def decode_rows(rows: Rows, recipe: Recipe, workers: Workers | None = None) -> Chunk:
     """Decode and augment encoded rows."""
     mapper = workers.map if workers is not None else map
-    return build_chunk(lambda i: decode(rows.images[i]), rows.labels, rows.ids, rows.index, recipe, mapper)
+    return Growing(partial(_pixels, rows.images), rows.labels, rows.ids, rows.index, recipe).made(mapper)
 
 
 def _pixels(images: list[bytes], i: int) -> np.ndarray:
