@@ -55,6 +55,10 @@ class TrainFeed(Protocol):
         """Yield the batches of `epoch` from number `start` on; nothing before it is read."""
         ...
 
+    def close(self) -> None:
+        """Give up what was begun of an epoch that nobody will ask for."""
+        ...
+
 
 class EvalFeed(Protocol):
     """Every row of this rank's share exactly once, in row order; ranks' shares differ by at most one row.

@@ -30,6 +30,9 @@ class RelabelledFeed:
     def share_bad(self, rows: frozenset[int]) -> None:
         self._feed.share_bad(rows)
 
+    def close(self) -> None:
+        self._feed.close()
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         batches = self._feed.epoch(epoch, start)
         try:

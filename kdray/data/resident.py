@@ -69,6 +69,9 @@ class ResidentTrainFeed:
     def share_bad(self, rows: frozenset[int]) -> None:
         self._bad.share(rows)
 
+    def close(self) -> None:
+        """No epoch is begun before it is asked for."""
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         if start >= self.steps_per_epoch:
             return iter(())

@@ -89,10 +89,13 @@ class StreamTrainFeed:
                 fill_bad(chunk, recipe)
                 yield to_batch(chunk, self._device)
         except BaseException:  # left early: what was begun of the next epoch may not be wanted
-            if self._begun is not None:
-                self._begun[1].close()
-                self._begun = None
+            self.close()
             raise
+
+    def close(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun[1].close()
 
     def _line(self, epoch: int, start: int) -> Line:
         return self._engine.line(self._spans(epoch, start), self._recipe(epoch))

@@ -63,9 +63,13 @@ class LrRule(Part):
 
 
 class Checkpointing(Part):
-    """When the state of a run is saved, and how many saved states are kept."""
+    """When the state of a run is saved, and how many saved states are kept.
+
+    `every_epochs` also waits for the write: whoever hears that such an epoch is over finds its checkpoint.
+    """
 
     every_steps: Count | None = Field(default=None, json_schema_extra=OPERATIONAL)
+    every_epochs: Count | None = Field(default=None, json_schema_extra=OPERATIONAL)
     every_minutes: Positive | None = Field(default=10.0, json_schema_extra=OPERATIONAL)
     keep: Count = Field(default=2, json_schema_extra=OPERATIONAL)
 

@@ -39,6 +39,7 @@ class Board:
         elif self.writer is not None and kind == "epoch":
             validation = {key: value for key, value in values.items() if key.startswith("val/")}
             self._scalars(validation, int(values["epoch"]) * self.steps_per_epoch, skip=set())
+            self.writer.flush()
             self._upload()
         self.inner.event(kind, values)
 
@@ -49,8 +50,6 @@ class Board:
                 self.writer.add_scalar(key, value, step)
 
     def _upload(self) -> None:
-        assert self.writer is not None
-        self.writer.flush()
         for path in sorted(self.folder.iterdir()):
             self.store.put_file(f"{FOLDER}/{path.name}", str(path))
 
@@ -59,8 +58,10 @@ class Board:
         return self.inner.stop_requested()
 
     def close(self) -> None:
-        """Put the last events into the store and remove the scratch folder."""
-        if self.writer is not None:
-            self._upload()
-            self.writer.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Put the last events into the store and remove the scratch folder, which goes in any case."""
+        try:
+            if self.writer is not None:
+                self.writer.close()
+                self._upload()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)

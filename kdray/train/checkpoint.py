@@ -70,6 +70,13 @@ class Checkpoints:
             error, self._error = self._error, None
             raise error
 
+    def settle(self) -> None:
+        """Block until the write under way is done, where another error is on its way: a failed write is a warning."""
+        try:
+            self.wait()
+        except Exception as error:
+            log.warning("the last checkpoint was not written: %s", error)
+
     def _write(self, step: int, state: dict[str, Any]) -> None:
         try:
             started = time.perf_counter()

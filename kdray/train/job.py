@@ -20,7 +20,11 @@ class Listener(Protocol):
     """Who hears of progress and may ask for a stop."""
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
-        """Receive `start`, `log`, `epoch` or `checkpoint` with JSON values."""
+        """Receive `start`, `history`, `log`, `epoch` or `checkpoint` with JSON values.
+
+        `history` comes after the `start` of a run that goes on, with the `rows` of the epochs before: those that were
+        finished by earlier processes. What is raised on an `epoch` ends the run there.
+        """
 
     def stop_requested(self) -> bool:
         """True once the user wants the run to save its state and end."""

@@ -138,6 +138,7 @@ class Loop:
         Raises:
             TrainingError: a loss or a weight is not finite, or the loss diverges.
             Interrupted: the listener asked for a stop; the state is saved.
+            Exception: what the listener raised, at the end of an epoch for example; what was saved stays.
         """
         job = self.job
         state = job.checkpoints.load_latest() if job.checkpoints else None
@@ -158,6 +159,8 @@ class Loop:
         if job.rank == 0:
             facts = {"step": self.step, "epochs": self.train.epochs, "steps": self.steps_per_epoch}
             job.listener.event("start", facts)
+            if state is not None:
+                job.listener.event("history", {"rows": [dict(row) for row in self.history]})
         try:
             while self.epoch < self.train.epochs:
                 with safe_convolutions(job.trainable, job.device):
@@ -165,6 +168,8 @@ class Loop:
                 self._finish_epoch()
         except Exception as error:
             error.add_note(f"at step {self.step}")
+            if job.checkpoints:
+                job.checkpoints.settle()
             raise
         if job.checkpoints:
             job.checkpoints.wait()
@@ -324,7 +329,13 @@ class Loop:
                 self.best = {"top1": result["top1"], "epoch": self.epoch, "weights": weights}
         self.history.append(row)
         self.meter.reset()
+        cadence = self.train.checkpoint.every_epochs
+        due = cadence is not None and self.epoch % cadence == 0
+        if due:
+            self.save()
+            if job.checkpoints:
+                job.checkpoints.wait()  # who hears of this epoch may go on from it, in another process too
         if job.rank == 0:
             job.listener.event("epoch", dict(row))
-        if final:
+        if final and not due:
             self.save()

@@ -168,6 +168,7 @@ class StageWorker:
         try:
             outcome = loop.run()
         finally:
+            feed.close()
             if board:
                 board.close()
         return self._finish(deployed, outcome)

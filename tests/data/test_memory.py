@@ -149,6 +149,16 @@ def test_a_resume_decodes_nothing_that_was_consumed(cluster, large) -> None:
     assert len(tail) == 12 and decoded(ray, pool) - before == 12 * BATCH
 
 
+def test_what_was_begun_of_an_epoch_that_is_not_wanted_is_given_up(cluster, large) -> None:
+    ray, _ = cluster
+    fed = feed(large, epochs=2)
+    pool = shared_pool(None)
+    assert len(list(fed.epoch(0, fed.steps_per_epoch - 4))) == 4
+    assert settled(lambda: held(ray, pool)) > 0
+    fed.close()
+    assert settled(lambda: held(ray, pool)) == 0
+
+
 def test_the_next_epoch_is_begun_while_one_ends_but_for_the_last(cluster, large) -> None:
     ray, _ = cluster
     fed = feed(large, epochs=2)

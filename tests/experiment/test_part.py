@@ -136,6 +136,7 @@ def test_what_is_operational():
         "Train.log_every",
         "Train.divergence_factor",
         "Checkpointing.every_steps",
+        "Checkpointing.every_epochs",
         "Checkpointing.every_minutes",
         "Checkpointing.keep",
         "Teacher.min_accuracy",

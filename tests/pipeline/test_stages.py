@@ -45,7 +45,12 @@ ALL = TEACHER | ALONE_ONLY | STUDENT
     [
         {"name": "other", "storage": "elsewhere"},
         {"cluster": {"workers": 0, "max_failures": 7, "device": "cpu", "cpus_per_worker": 2.0}},
-        {"train": {"log_every": 1, "checkpoint": {"every_steps": 1, "every_minutes": 3.0, "keep": 5}}},
+        {
+            "train": {
+                "log_every": 1,
+                "checkpoint": {"every_steps": 1, "every_epochs": 1, "every_minutes": 3.0, "keep": 5},
+            }
+        },
         {"train": {"divergence_factor": 3.0}},
         {"evaluate": {"batch": 7}},
         {"data": {"mode": "stream", "samples": 5, "max_bad_fraction": 0.5, "classes": 10}},

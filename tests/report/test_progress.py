@@ -29,6 +29,7 @@ def test_a_log_gets_a_line_for_every_stage_and_epoch() -> None:
     with shown:
         shown.stage("teacher: own.nets:Net[bold]")
         shown.event("start", {"step": 3, "epochs": 2, "steps": 10})
+        shown.event("history", {"rows": [EPOCH]})  # was shown by who made it
         shown.event("log", LOG)  # too soon for a line
         shown.event("epoch", EPOCH)
         shown.event("checkpoint", {"step": 10})
