@@ -80,7 +80,7 @@ def run(experiment: Comparison, options: argparse.Namespace, arguments: list[str
 
     # Before anything that imports torch: Ray starts meanwhile.
     connected = None if options.dry_run or options.smoke else connect_in_background(experiment.cluster)
-    from kdray.pipeline.execute import run_plan
+    from kdray.pipeline.execute import needs_cluster, run_plan
     from kdray.pipeline.packing import pack_missing
     from kdray.pipeline.plan import make_plan
     from kdray.pipeline.smoke import smoke_all
@@ -107,13 +107,14 @@ def run(experiment: Comparison, options: argparse.Namespace, arguments: list[str
         plan = make_plan(experiment, **settings)
         print_plan(plan, console)
         with ProgressView(console) as view:
-            if any(not stage.done for stage, _ in plan.stages):
+            if needs_cluster(plan):
                 connected()
             record = run_plan(
                 plan,
                 view,
                 command=["kdray", *arguments],
                 on_stage=lambda s: view.stage(f"{s.title}: {'reused' if s.done else s.spec.net.spec.model}"),
+                view=view.trials,
             )
     print_summary(record, console)
     return 0

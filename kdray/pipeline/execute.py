@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from kdray.errors import Interrupted, KdrayError, StoreError
-from kdray.experiment import to_yaml
+from kdray.experiment import Experiment, to_yaml
+from kdray.experiment.search_part import Search
+from kdray.objectives.search_space import space_of
 from kdray.pipeline.checks import with_shares
 from kdray.pipeline.naming import in_variant
 from kdray.pipeline.plan import Plan
@@ -21,6 +23,7 @@ from kdray.pipeline.shelf import RUNS
 from kdray.pipeline.stages import Stage
 from kdray.store import Store
 from kdray.train.job import Listener
+from kdray.tune.views import ViewMaker, silent
 
 
 def run_plan(
@@ -29,8 +32,11 @@ def run_plan(
     *,
     command: list[str] | None = None,
     on_stage: Callable[[Stage], None] | None = None,
+    view: ViewMaker = silent,
 ) -> dict[str, Any]:
     """Run every stage that is not done and return the run's record, which is written after every stage.
+
+    The stage that an experiment's `search:` is about becomes the winner's, after the search. `view` shows trials.
 
     The record of a finished run stays as it is: it says when, where and with what versions the run took place.
 
@@ -42,7 +48,7 @@ def run_plan(
     before = _finished_before(plan)
     if before is not None:
         for (stage, _), result in zip(plan.stages, before["stages"], strict=True):
-            on_stage(stage)
+            on_stage(replace(stage, done=True))
             _check_floor(plan, stage, result)
         return before | {"stages": [result | {"reused": True} for result in before["stages"]]}
     record = start_record(plan, command or [])
@@ -52,7 +58,7 @@ def run_plan(
     write_record(store, record)
     started = time.perf_counter()
     try:
-        _run_stages(plan, store, record, listener, on_stage)
+        _run_stages(plan, store, record, listener, on_stage, view)
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         record |= {"status": "interrupted" if stopped else "failed", "error": _one_line(error)}
@@ -69,18 +75,45 @@ def run_plan(
     return record
 
 
+def needs_cluster(plan: Plan) -> bool:
+    """Whether anything is left to be run."""
+    searched = plan.comparison.first.search is not None
+    return _finished_before(plan) is None and (searched or any(not stage.done for stage, _ in plan.stages))
+
+
 def _finished_before(plan: Plan) -> dict[str, Any] | None:
     """The record of this run when it ended well with just these artifacts."""
     earlier = plan.earlier
-    if earlier is None or earlier.get("status") != "done" or not all(stage.done for stage, _ in plan.stages):
+    if earlier is None or earlier.get("status") != "done":
+        return None
+    search = plan.comparison.first.search
+    if search is not None:
+        return earlier if _search_ended(plan.comparison.first, search, earlier) else None
+    if not all(stage.done for stage, _ in plan.stages):
         return None
     return earlier if earlier["planned"] == {stage.name: stage.spec.folder for stage, _ in plan.stages} else None
 
 
+def _search_ended(experiment: Experiment, search: Search, record: dict[str, Any]) -> bool:
+    """Whether the run of `record` made all trials that `search` asks for by now."""
+    made = record.get("search", {}).get("wanted")
+    return made is not None and made >= search.wanted(space_of(experiment))
+
+
 def _run_stages(
-    plan: Plan, store: Store, record: dict[str, Any], listener: Listener, on_stage: Callable[[Stage], None]
+    plan: Plan,
+    store: Store,
+    record: dict[str, Any],
+    listener: Listener,
+    on_stage: Callable[[Stage], None],
+    view: ViewMaker,
 ) -> None:
-    for stage, sizes in plan.stages:
+    for planned, sizes in plan.stages:
+        stage = planned
+        if plan.comparison.first.search is not None and stage is plan.stages[-1][0]:
+            from kdray.tune.search_stage import search_stage
+
+            stage = search_stage(plan, stage, store, record, listener, view)
         on_stage(stage)
         if stage.done:
             result = store.read_json(f"{stage.spec.folder}/record.json")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from kdray.data.dataset import Dataset
 from kdray.experiment import Comparison, Experiment, digest_of
 from kdray.objectives.registry import needs
+from kdray.objectives.search_space import space_of
 from kdray.pipeline.naming import in_variant
 from kdray.pipeline.shelf import Shelf
 from kdray.pipeline.stages import Draft, Stage, base_digests, draft_stages, place_stage
@@ -47,13 +48,17 @@ def members_of(
     for variant, experiment in comparison.experiments.items():
         with in_variant(comparison, variant):
             dataset = open_data(experiment)
-            known = experiment.teacher is None or experiment.teacher.classifier  # else its features are judged, on test
-            judged = dataset.test is not None or (known and dataset.validation is not None)
             if variant and experiment.student is not None and not needs(experiment.objectives).teacher:
                 experiment = experiment.model_copy(update={"teacher": None})
-            drafts = draft_stages(experiment, judged, digest_weights)
+            drafts = draft_stages(experiment, is_judged(experiment, dataset), digest_weights)
         members.append(Member(variant, experiment, dataset, drafts, base_digests(experiment, dataset, drafts)))
     return [replace(member, names=_names(member, members)) for member in members]
+
+
+def is_judged(experiment: Experiment, dataset: Dataset) -> bool:
+    """Whether there is anything to evaluate the teacher of `experiment` on."""
+    known = experiment.teacher is None or experiment.teacher.classifier  # else its features are judged, on test
+    return dataset.test is not None or (known and dataset.validation is not None)
 
 
 def _names(member: Member, members: list[Member]) -> dict[str, str]:
@@ -74,6 +79,15 @@ def _names(member: Member, members: list[Member]) -> dict[str, str]:
 def run_digest(members: list[Member]) -> str:
     """Digest of a whole run: of its stages, whatever generation they are of. Names the run's folder."""
     return digest_of({member.names[draft.name]: digest for member in members for draft, digest in member.stages()})
+
+
+def searched_digest(comparison: Comparison, digest: str) -> str:
+    """`digest` of a run's stages, with what is searched where there is a search: another space is another run."""
+    search = comparison.first.search
+    if search is None:
+        return digest
+    space = space_of(comparison.first).texts()
+    return digest_of({"stages": digest, "search": search.model_copy(update={"space": space})})
 
 
 def place_stages(members: list[Member], shelf: Shelf, planned: Mapping[str, str], fresh: bool = False) -> list[Stage]:

@@ -27,7 +27,7 @@ from kdray.pipeline.checks import (
 )
 from kdray.pipeline.declared import declared_dataset, lies_elsewhere
 from kdray.pipeline.estimate import Estimate, estimate
-from kdray.pipeline.members import Member, members_of, place_stages, run_digest
+from kdray.pipeline.members import Member, members_of, place_stages, run_digest, searched_digest
 from kdray.pipeline.naming import in_variant, named
 from kdray.pipeline.packing import Goal, goals, listed, unpacked
 from kdray.pipeline.shelf import Shelf
@@ -44,7 +44,7 @@ class Plan:
 
     `kept` says of each member's images, in words, whether they are streamed: a dry run's data may be gone when that is
     read. `earlier` is the record that this run left before, if it did. `shares` are known for this machine only.
-    `not_checked` says what a dry run could not reach; `exact` is False when digests are therefore not a run's.
+    `weights` are digests of given weights by URI. `not_checked` says what a dry run could not reach; `exact` is False when digests are therefore not a run's.
     """
 
     comparison: Comparison
@@ -57,6 +57,7 @@ class Plan:
     shares: Shares | None = None
     fresh: bool = False
     earlier: dict[str, Any] | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
     not_checked: list[str] = field(default_factory=list)
     exact: bool = True
 
@@ -101,7 +102,7 @@ class _Planning:
         comparison = self.comparison
         members = members_of(comparison, self._open, self._digest_weights)
         self._devices()
-        digest = run_digest(members)
+        digest = searched_digest(comparison, run_digest(members))
         with named("storage"):
             shelf = Shelf(Store(comparison.storage), lenient=self.dry and "://" in comparison.storage)
             if run_id is None:
@@ -129,6 +130,7 @@ class _Planning:
             shares=shares,
             fresh=fresh,
             earlier=earlier,
+            weights=self.weights,
             not_checked=self.not_checked,
             exact=self.exact,
         )

@@ -27,6 +27,7 @@ from kdray.models.zoo import describe
 from kdray.store import Store, exists_uri
 
 IMAGES, BATCH, EPOCHS, WIDTH = 64, 16, 2, 0.5
+TRIALS = 3
 SIZES = (32, 64, 128)  # images are as small as the networks bear
 UNKNOWN_CLASSES = 10
 
@@ -88,6 +89,8 @@ def smoke(experiment: Experiment) -> Smoke:
         plain["teacher"].pop("min_accuracy", None)
         if experiment.teacher.train is not None:
             plain["teacher"]["train"] = _small_train(experiment.teacher.train, mixes)
+    if experiment.search is not None:
+        plain["search"]["trials"] = min(TRIALS, experiment.search.trials or TRIALS)
     _small_images(plain)
     return Smoke(experiment_from_dict(plain, where="--smoke"), notes, stand_in)
 

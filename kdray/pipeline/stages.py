@@ -152,15 +152,25 @@ def place_stage(
     the stage so far.
     """
     identity = identity_of(experiment, dataset, draft, taught)
-    digest = digest_of(identity)
-    folder = _folder(draft, digest, shelf, planned, fresh)
+    folder = _folder(draft, digest_of(identity), shelf, planned, fresh)
+    spec = stage_spec(experiment, dataset, draft, taught, shelf.store, folder)
+    digest = spec.identity["digest"]
+    done = shelf.done(folder)
+    return Stage(draft.name, draft.title, spec, digest, done, None if done else shelf.checkpoint(folder))
+
+
+def stage_spec(
+    experiment: Experiment, dataset: Dataset, draft: Draft, taught: str | None, store: Store, folder: str
+) -> StageSpec:
+    """What the workers of `draft` are told, its artifact in `folder` of `store`; `taught` as in `place_stage`."""
+    identity = identity_of(experiment, dataset, draft, taught)
     teacher = draft.teacher
     if teacher is not None and draft.teacher_weights is None:
-        teacher = replace(teacher, weights=shelf.store.path_uri(f"{taught}/model.safetensors"))
+        teacher = replace(teacher, weights=store.path_uri(f"{taught}/model.safetensors"))
     data, seen = data_of(experiment, dataset, draft)
-    spec = StageSpec(
+    return StageSpec(
         name=draft.name,
-        store=shelf.store.uri,
+        store=store.uri,
         folder=folder,
         net=draft.net,
         data=data,
@@ -171,10 +181,13 @@ def place_stage(
         teacher=teacher,
         objectives=draft.objectives,
         train=draft.train,
-        identity={"digest": digest, "folder": folder, "model": draft.net.spec.model, "made_of": identity},
+        identity={
+            "digest": digest_of(identity),
+            "folder": folder,
+            "model": draft.net.spec.model,
+            "made_of": identity,
+        },
     )
-    done = shelf.done(folder)
-    return Stage(draft.name, draft.title, spec, digest, done, None if done else shelf.checkpoint(folder))
 
 
 def base_digests(experiment: Experiment, dataset: Dataset, drafts: list[Draft]) -> list[str]:

@@ -6,7 +6,9 @@ from rich.console import Console
 
 from kdray.data.dataset import Dataset, Split
 from kdray.evaluate.knn import TRAIN_IMAGES
-from kdray.experiment import Data
+from kdray.experiment import Data, Experiment
+from kdray.experiment.search_part import Search
+from kdray.objectives.search_space import space_of
 from kdray.pipeline.estimate import Estimate, readable_bytes, readable_count
 from kdray.pipeline.plan import Plan
 from kdray.pipeline.stages import Stage
@@ -38,8 +40,27 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
     for stage, sizes in plan.stages:
         lines += stage_lines(stage, sizes, plan.exact)
+    if plan.comparison.first.search is not None:
+        lines += search_lines(plan.comparison.first, plan.comparison.first.search)
     lines += [f"NOT CHECKED  {text}" for text in plan.not_checked]
     return lines
+
+
+def search_lines(experiment: Experiment, search: Search) -> list[str]:
+    """What is searched, and how."""
+    kind = "student" if experiment.student is not None else "teacher"
+    how = f"{search.searcher.type} + {search.scheduler.type}" if search.scheduler.type != "none" else search.searcher.type
+    at = ""
+    if search.at is not None:
+        at = f" within {search.at.epochs} epochs" if search.at.epochs else f" within {search.at.minutes:g} minutes"
+    space = space_of(experiment)
+    texts, best = space.texts(), "most" if search.mode == "max" else "least"
+    width = max(map(len, texts))
+    return [
+        f"search of the {kind} by {how}: {search.wanted(space)} trials, the {best} {search.metric}{at}",
+        *(f"  {name.ljust(width)}  {text}" for name, text in texts.items()),
+        f"  the best of them on validation is the {kind}; its experiment is best.yaml in the run's folder",
+    ]
 
 
 def _data(data: Data, dataset: Dataset, kept: str) -> list[str]:

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from kdray.report.sweep_view import SweepView
+
 LINE_EVERY_S = 30.0
 
 
@@ -64,6 +66,11 @@ class ProgressView:
         self._close_bar()
         self.title = title
         self.console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+
+    def trials(self, metric: str, mode: str, wanted: int | None, max_epochs: int) -> SweepView:
+        """The view of the trials of a search, or of a matrix's cells."""
+        self._close_bar()
+        return SweepView(self.console, metric, mode, wanted or 0, max_epochs)
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
         """Show one event of the loop."""

@@ -1,0 +1,86 @@
+"""Which trials go on: Ray Tune's schedulers, with what earlier commands saw replayed to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    HyperBandScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+
+from kdray.experiment.search_part import Scheduler
+from kdray.tune.process import EPOCH, OBJECTIVE
+from kdray.tune.trials import Trial
+
+
+def make_scheduler(scheduler: Scheduler, mode: str, max_epochs: int) -> TrialScheduler:
+    """The scheduler that `scheduler` describes, for trials of at most `max_epochs`."""
+    shared: dict[str, Any] = {"time_attr": EPOCH, "metric": OBJECTIVE, "mode": mode}
+    if scheduler.type == "asha":
+        return AsyncHyperBandScheduler(
+            **shared,
+            max_t=max_epochs,
+            grace_period=min(scheduler.grace_epochs, max_epochs),
+            reduction_factor=scheduler.reduction,
+            brackets=scheduler.brackets,
+            stop_last_trials=False,  # a trial ends by itself, with its model written
+        )
+    if scheduler.type == "median":
+        return MedianStoppingRule(
+            **shared, grace_period=scheduler.grace_epochs, min_samples_required=scheduler.min_trials
+        )
+    if scheduler.type == "hyperband":
+        return HyperBandScheduler(
+            **shared, max_t=max_epochs, reduction_factor=scheduler.reduction, stop_last_trials=False
+        )
+    return FIFOScheduler()
+
+
+def remember(scheduler: TrialScheduler, ended: Iterable[Trial], unfinished: Iterable[Trial], metric: str) -> None:
+    """Show `scheduler` what trials of earlier commands reached, so that it judges new ones as it would have.
+
+    Those that go on are shown when they begin, under the name that Ray Tune gives them now. ASHA and median stopping
+    need it; Hyperband's brackets are filled anew with the trials that are left.
+    """
+    if not isinstance(scheduler, AsyncHyperBandScheduler | MedianStoppingRule):
+        return
+    for trial in ended:
+        seen = Seen(f"earlier-{trial['number']}")
+        scheduler.on_trial_add(None, seen)  # type: ignore[arg-type]
+        last = _show(scheduler, seen, trial, metric)
+        if last and trial["state"] in ("done", "stopped"):
+            scheduler.on_trial_complete(None, seen, last)  # type: ignore[arg-type]
+    earlier = {trial["number"]: trial for trial in unfinished if trial["history"]}
+    add = scheduler.on_trial_add
+
+    def on_trial_add(controller: Any, trial: Any) -> None:
+        add(controller, trial)
+        known = earlier.pop(trial.config["number"], None)
+        if known is not None:
+            _show(scheduler, trial, known, metric)
+
+    scheduler.on_trial_add = on_trial_add  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """As much of Ray Tune's trial as its schedulers look at."""
+
+    trial_id: str
+    status: str = "TERMINATED"
+
+
+def _show(scheduler: TrialScheduler, seen: Any, trial: Trial, metric: str) -> dict[str, Any]:
+    """Show every epoch of `trial`; returns the last result."""
+    last: dict[str, Any] = {}
+    for row in trial["history"]:
+        if row.get(metric) is not None:
+            last = {EPOCH: row["epoch"], OBJECTIVE: row[metric]}
+            scheduler.on_trial_result(None, seen, last)  # type: ignore[arg-type]
+    return last

@@ -1,0 +1,40 @@
+"""The search of a run: it stands before the stage that it is about, and makes it the winner's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from kdray.pipeline.plan import Plan, make_plan
+from kdray.pipeline.record import write_record
+from kdray.pipeline.shelf import RUNS
+from kdray.pipeline.stages import Stage
+from kdray.store import Store
+from kdray.train.job import Listener
+from kdray.tune.search import FOLDER, Searching, adopt, best_text
+from kdray.tune.views import ViewMaker
+
+
+def search_stage(
+    plan: Plan, stage: Stage, store: Store, record: dict[str, Any], listener: Listener, view: ViewMaker
+) -> Stage:
+    """Search, leave best.yaml and what is to be looked at in the run's folder, and return the winner's stage.
+
+    The winner's artifact is that of its trial, where that trained to the end.
+
+    Raises:
+        Interrupted: the user stopped the search.
+        KdrayError: no trial came to a result.
+    """
+    run = f"{RUNS}/{plan.run_id}"
+    seen_by = {"versions": record["versions"], "hardware": record["hardware"]}
+    found = Searching(plan, listener, view, seen_by, store, f"{run}/{FOLDER}").run()
+    record["search"] = found.facts
+    write_record(store, record)
+    store.write_text(f"{run}/best.yaml", best_text(found, ""))
+    won = make_plan(found.winner, fresh=plan.fresh).stages[-1][0]
+    if not won.done:
+        adopt(store, found.folder, won.spec.folder)
+    done = store.exists(f"{won.spec.folder}/record.json")
+    record["planned"][stage.name] = won.spec.folder
+    return replace(won, done=done, title=f"{won.title}, trial {found.trial['number']}")

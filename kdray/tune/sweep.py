@@ -1,0 +1,250 @@
+"""Running many trials on Ray Tune, and keeping the journal of them.
+
+Ray Tune places the trials, starts their processes and asks the scheduler. What it would keep by itself (pickles, a CSV
+and a JSON file for each trial) is written to a scratch folder and forgotten: the journal is what a later command reads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from kdray.errors import KdrayError
+from kdray.pipeline.record import now
+from kdray.store import Store, open_uri
+from kdray.train.control import start_control
+from kdray.train.job import Listener
+from kdray.tune.journal import Journal
+from kdray.tune.process import TOLD, TrialProcess
+from kdray.tune.slots import Slots
+from kdray.tune.suggest import Sampler, Suggest
+from kdray.tune.trials import ENDED, Goal, Trial, take_rows
+from kdray.tune.views import TrialView
+from kdray.tune.work import Work
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.2
+TUNE_FOLDER = "tune-"
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no metric
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@dataclass
+class Sweep:
+    """Trials to run: `work` says what each is, `sampler` which they are, `known` what earlier commands left of them.
+
+    `wanted` is how many there are to be in all (None: as many as the sampler has). `deadline` is a time of day (seconds)
+    after which no trial begins.
+    """
+
+    work: Work
+    goal: Goal
+    sampler: Sampler
+    slots: Slots
+    journal: Journal
+    store: Store
+    folder: str
+    known: list[Trial]
+    view: TrialView
+    listener: Listener
+    wanted: int | None = None
+    scheduler: TrialScheduler = field(default_factory=FIFOScheduler)
+    deadline: float | None = None
+    max_failures: int = 3
+    needs_value: bool = True  # a trial without a value of the metric is a failure
+    artifact: Callable[[int], str] | None = None
+    on_end: Callable[[Trial], None] | None = None
+
+    def run(self) -> list[Trial]:
+        """Run until no trial is left, and return all of them by number.
+
+        Raises:
+            KdrayError: Ray Tune itself failed. A trial that fails is in the list, as failed.
+        """
+        return _Running(self).run()
+
+    def unfinished(self) -> list[Trial]:
+        """What an earlier command began and did not end."""
+        return [trial for trial in self.known if trial["state"] not in ENDED]
+
+
+class _Running(tune.Callback):
+    """One call of `Sweep.run`: hears of every result from Ray Tune, in its thread."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.trials = {trial["number"]: trial for trial in sweep.known}
+        self.earlier_s: dict[int, float] = {}
+        self.by_id: dict[str, Trial] = {}
+        self.error: BaseException | None = None
+
+    def run(self) -> list[Trial]:
+        sweep = self.sweep
+        unfinished = sweep.unfinished()
+        for trial in sweep.known:
+            if trial["state"] in ENDED:
+                sweep.sampler.tell(trial)
+            else:
+                sweep.sampler.resume(trial)
+            sweep.view.update(trial)
+        if not unfinished and sweep.wanted is not None and len(self.trials) >= sweep.wanted:
+            return self._all()
+        for key, value in ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sweep.slots.concurrent)  # a cluster grows by all that wait
+        control = start_control()
+        thread = threading.Thread(target=self._fit, args=(control, unfinished), name="ray-tune-fit", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_S)
+            self._exchange(control)
+        self._exchange(control)
+        ray.kill(control)
+        sweep.journal.flush()
+        if self.error is not None:
+            raise self.error
+        return self._all()
+
+    def _all(self) -> list[Trial]:
+        return [self.trials[number] for number in sorted(self.trials)]
+
+    def _exchange(self, control: Any) -> None:
+        try:
+            events = ray.get(control.exchange.remote(self.sweep.listener.stop_requested()))
+        except ray.exceptions.RayError as error:
+            raise KdrayError(
+                f"the cluster does not answer any more ({type(error).__name__})",
+                fix="The same command goes on with the trials that are left",
+            ) from error
+        for kind, values in events:
+            if kind == "warning":
+                self.sweep.view.warning(values["text"])
+            elif kind == "balance":
+                self.trials[values["number"]]["balance"] = values
+
+    def _fit(self, control: Any, unfinished: Sequence[Trial]) -> None:
+        try:
+            self._tune(control, unfinished)
+        except BaseException as error:  # handed to the waiting thread
+            self.error = error
+
+    def _tune(self, control: Any, unfinished: Sequence[Trial]) -> None:
+        sweep = self.sweep
+        suggest = Suggest(
+            sweep.sampler,
+            known=max(self.trials, default=-1) + 1,
+            unfinished=unfinished,
+            wanted=sweep.wanted,
+            concurrent=sweep.slots.concurrent,
+            on_new=self._begin,
+            stopping=self._stopping,
+        )
+        scratch = f"{sweep.folder}/{TUNE_FOLDER}{os.getpid()}-{time.time_ns()}"
+        filesystem, path = open_uri(sweep.store.path_uri(scratch))
+        trainable = tune.with_resources(
+            tune.with_parameters(TrialProcess, work=sweep.work, control=control),
+            tune.PlacementGroupFactory(sweep.slots.bundles),
+        )
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=suggest,
+                scheduler=sweep.scheduler,
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}",
+            ),
+            run_config=tune.RunConfig(
+                name="state",
+                storage_path=path,
+                storage_filesystem=filesystem,
+                callbacks=[self],
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=sweep.max_failures + 1),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+        sweep.store.delete(scratch)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tune.Callback, ()  # Ray Tune pickles its callbacks into a state of its own, which nobody reads
+
+    def _stopping(self) -> bool:
+        late = self.sweep.deadline is not None and time.time() > self.sweep.deadline
+        return late or self.sweep.listener.stop_requested()
+
+    # -- told by Ray Tune, in its thread -------------------------------------------------------------------------------
+
+    def _begin(self, trial_id: str, trial: Trial) -> None:
+        self.by_id[trial_id] = self.trials[trial["number"]] = trial
+        self._put(trial)
+
+    def _put(self, trial: Trial) -> None:
+        self.sweep.journal.put(trial)
+        self.sweep.view.update(trial)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A process was given to a trial."""
+        mine = self.by_id[trial.trial_id]
+        mine["attempts"] += 1
+        mine["state"] = "running"
+        mine["started"] = mine["started"] or now()
+        mine["accelerators"] = self.sweep.slots.accelerators
+        if self.sweep.artifact is not None:
+            mine["artifact"] = self.sweep.artifact(mine["number"])
+        self.earlier_s[mine["number"]] = mine["wall_s"]
+        self._put(mine)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """A trial finished an epoch, or ended by itself."""
+        mine = self.by_id[trial.trial_id]
+        told = json.loads(result[TOLD])
+        take_rows(mine, told["rows"], self.sweep.goal)
+        mine["wall_s"] = self.earlier_s.get(mine["number"], 0.0) + told["wall_s"]
+        if told["ended"] is not None:
+            mine["state"], mine["error"] = told["ended"], told.get("error")
+            if mine["state"] == "done" and mine["value"] is None and self.sweep.needs_value:
+                mine["state"], mine["error"] = "failed", f"it never reported a finite {self.sweep.goal.metric}"
+            mine |= {key: value for key, value in (told.get("facts") or {}).items()}
+        self._put(mine)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial is over; one that said nothing of an end was stopped by the scheduler."""
+        mine = self.by_id[trial.trial_id]
+        if mine["state"] == "running":
+            mine["state"] = "stopped"
+        self._end(mine)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process died more often than is allowed."""
+        mine = self.by_id[trial.trial_id]
+        times = f"{mine['attempts']} times" if mine["attempts"] > 1 else "once"
+        mine["state"], mine["error"] = "failed", f"its process died {times}: killed, crashed or out of memory"
+        self._end(mine)
+
+    def _end(self, mine: Trial) -> None:
+        if mine["state"] in ENDED:
+            mine["finished"] = now()
+            self.sweep.sampler.tell(mine)
+        self._put(mine)
+        if self.sweep.on_end is not None:
+            self.sweep.on_end(mine)
