@@ -13,13 +13,16 @@ from pydantic import ValidationError
 from kdray.errors import ConfigError, nearest
 from kdray.experiment.comparison import SHARED_KEYS, Comparison
 from kdray.experiment.explain import Problem, explain, problems, show
+from kdray.experiment.matrix import Matrix
+from kdray.experiment.matrix_axes import expand_matrix, refuse_both
+from kdray.experiment.matrix_written import is_written_out, read_matrix
 from kdray.experiment.merge import merge, teacher_train
-from kdray.experiment.origin import VARIANTS, Origin
+from kdray.experiment.origin import CELLS, MATRIX, VARIANTS, Cells, Origin
 from kdray.experiment.paths import resolve
 from kdray.experiment.schema import Experiment
 from kdray.experiment.sets import Set, in_order
 from kdray.experiment.variants import Layer, Trees, apply_set, expand
-from kdray.experiment.yaml_text import Document, dump, parse
+from kdray.experiment.yaml_text import Document, dotted, dump, parse
 
 
 def load_experiment(path: str | FilePath, sets: Sequence[str] = (), variant: str | None = None) -> Experiment:
@@ -57,7 +60,7 @@ def read_tree(path: str | FilePath, sets: Sequence[str] = ()) -> dict[str, Any]:
         name: {key: value for key, value in tree.items() if key not in SHARED_KEYS}
         for name, tree in read.variants.items()
     }
-    return shared | {VARIANTS: parts}
+    return shared | {VARIANTS: parts} | ({} if read.matrix is None else {MATRIX: read.matrix.plain()})
 
 
 def place_of(path: str | FilePath, sets: Sequence[str], key: str) -> str:
@@ -65,12 +68,19 @@ def place_of(path: str | FilePath, sets: Sequence[str], key: str) -> str:
 
     For errors that are found after the file was read. Raises ConfigError as `load_experiment` does.
     """
+    return written_at(path, sets, key)[0]
+
+
+def written_at(path: str | FilePath, sets: Sequence[str], key: str) -> tuple[str, str]:
+    """As `place_of`, and the key as it stands there: that of a matrix's cell is its axis's."""
     read = _read(path, sets)
-    tree = {**read.top, VARIANTS: read.variants}
+    tree = {**read.top, VARIANTS: read.variants, MATRIX: {CELLS: read.variants}}
     try:
-        return read.origin.place(resolve(tree, key))
+        keys = resolve(tree, key)
     except ConfigError:  # a path into something that is no map: the nearest that is one was written somewhere
-        return read.origin.place(resolve(tree, key.partition(".")[0]))
+        return read.origin.place(resolve(tree, key.partition(".")[0])), key
+    told = read.origin.told(keys)
+    return read.origin.place(keys), key if told == keys else dotted(told)
 
 
 def experiment_from_dict(values: Mapping[str, Any], where: str = "experiment", sets: Sequence[str] = ()) -> Experiment:
@@ -82,11 +92,11 @@ def experiment_from_dict(values: Mapping[str, Any], where: str = "experiment", s
 
 
 def comparison_from_dict(values: Mapping[str, Any], where: str = "experiment", sets: Sequence[str] = ()) -> Comparison:
-    """As `experiment_from_dict`, with variants or without."""
+    """As `experiment_from_dict`, with variants or a matrix, or without."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"an experiment is a dict, not {show(values)}", where=where, fix="Give {'data': ..., ...}")
-    top = {key: value for key, value in values.items() if key != VARIANTS}
-    layers = [Layer(values.get(VARIANTS), lambda _: where)]
+    top = {key: value for key, value in values.items() if key not in (VARIANTS, MATRIX)}
+    layers = [_Layers(*(Layer(values.get(key), lambda _: where) for key in (VARIANTS, MATRIX)))]
     return _validate(_assemble(top, layers, [Set(text) for text in sets], where, []))
 
 
@@ -98,11 +108,20 @@ def to_yaml(experiment: Experiment | Comparison) -> str:
 
 @dataclass(frozen=True)
 class _Read:
-    """A file read and laid over its bases: the keys at its top, and each variant as a whole experiment."""
+    """A file read and laid over its bases: the keys at its top, and each variant or cell as a whole experiment."""
 
     top: dict[str, Any]
     variants: Trees
     origin: Origin
+    matrix: Matrix | None = None
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """What one text has beside the keys of an experiment."""
+
+    variants: Layer
+    matrix: Layer
 
 
 def _one(comparison: Comparison, where: str) -> Experiment:
@@ -122,7 +141,7 @@ def _validate(read: _Read) -> Comparison:
             found[name] = problems(error)
     if found:
         raise explain(_told_once(read, found) if read.variants else found[""], read.origin.place)
-    return Comparison(experiments)
+    return Comparison(experiments, read.matrix)
 
 
 def _told_once(read: _Read, found: Mapping[str, list[Problem]]) -> list[Problem]:
@@ -131,6 +150,11 @@ def _told_once(read: _Read, found: Mapping[str, list[Problem]]) -> list[Problem]
     for name, listed in found.items():
         for path, said in listed:
             everywhere = len(found) == len(read.variants) and all((path, said) in one for one in found.values())
+            if read.origin.cells:
+                cell = (MATRIX, CELLS, name, *path)
+                at = read.origin.told(cell)
+                told[(path if at == cell and everywhere else at), said] = None
+                continue
             own = any(read.origin.exact((VARIANTS, each, *path)) for each in found)
             shared = everywhere and not own and (len(found) > 1 or read.origin.exact(path) is not None)
             told[(path if shared else (VARIANTS, name, *path)), said] = None
@@ -138,28 +162,38 @@ def _told_once(read: _Read, found: Mapping[str, list[Problem]]) -> list[Problem]
 
 
 def _assemble(
-    top: dict[str, Any], layers: Sequence[Layer], sets: Sequence[Set], name: str, documents: list[Document]
+    top: dict[str, Any], layers: Sequence[_Layers], sets: Sequence[Set], name: str, documents: list[Document]
 ) -> _Read:
-    """Apply the sets of the top, lay the variants over it, and apply theirs."""
+    """Apply the sets of the top, lay the variants or the matrix over it, and apply theirs."""
     ordered = in_order(sets)
     for item in ordered:
-        if item.parts[0] != VARIANTS:
+        if item.parts[0] not in (VARIANTS, MATRIX):
             top = item.apply(top)
-    trees = expand(top, layers)
+    trees = expand(top, [layer.variants for layer in layers])
     for item in ordered:
         if item.parts[0] == VARIANTS:
             trees = apply_set(top, trees, item)
-    return _Read(top, trees, Origin(name, documents, ordered[::-1]))
+    matrices = [layer.matrix for layer in layers]
+    of_matrix = [item for item in ordered if item.parts[0] == MATRIX]
+    cells: Cells = {}
+    matrix: Matrix | None = None
+    if is_written_out(matrices):
+        matrix = read_matrix(matrices, of_matrix, trees)
+    elif (expanded := expand_matrix(top, matrices, of_matrix)) is not None:
+        if trees:
+            raise refuse_both(expanded.where)
+        trees, matrix, cells = expanded.trees, expanded.matrix, expanded.cells
+    return _Read(top, trees, Origin(name, documents, ordered[::-1], cells), matrix)
 
 
 def _read(path: str | FilePath, sets: Sequence[str]) -> _Read:
     changes = [Set(text) for text in sets]
     documents = _read_with_bases(FilePath(path))
     top: dict[str, Any] = {"name": None}
-    layers: list[Layer] = []
+    layers: list[_Layers] = []
     for document in reversed(documents):
-        top = merge(top, {key: value for key, value in document.value.items() if key not in ("base", VARIANTS)})
-        layers.append(Layer(document.value.get(VARIANTS), document.place))
+        top = merge(top, {key: value for key, value in document.value.items() if key not in ("base", VARIANTS, MATRIX)})
+        layers.append(_Layers(*(Layer(document.value.get(key), document.place) for key in (VARIANTS, MATRIX))))
     if top["name"] is None:
         top["name"] = FilePath(path).stem
     return _assemble(top, layers, changes, str(path), documents)

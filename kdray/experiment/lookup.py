@@ -24,7 +24,7 @@ def part_at(path: Path) -> type[Part] | None:
 def valid_keys(path: Path) -> list[str]:
     """Return the keys that may stand under `path`, in the schema's order; [] where any may."""
     part = part_at(path)
-    return [*(part.model_fields if part else ()), *(() if path else ("variants",))]
+    return [*(part.model_fields if part else ()), *(() if path else ("variants", "matrix"))]
 
 
 def default_type(path: Path) -> str | None:

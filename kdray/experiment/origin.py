@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kdray.experiment.paths import Keys
 from kdray.experiment.sets import Set
 from kdray.experiment.yaml_text import Document
 
 VARIANTS = "variants"
+MATRIX = "matrix"
+CELLS = "cells"
+
+# By cell, for each axis: the keys under which its value stands in the file, and the path in an experiment that a value
+# of a list is the value of (() for a part of an experiment).
+Cells = dict[str, list[tuple[Keys, Keys]]]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Knows where each key of an experiment, or of a variant (`variants.NAME...`), was written."""
+    """Knows where each key of an experiment, of a variant (`variants.NAME...`) or of a cell of a matrix was written."""
 
     name: str
     documents: list[Document]  # the file first, then its bases
     sets: list[Set]  # the last applied first
+    cells: Cells = field(default_factory=dict)
+
+    def told(self, keys: Keys) -> Keys:
+        """`keys` of a cell (`matrix.cells.NAME...`) as the file has them: under the axis that gave the value.
+
+        What no axis gave stays the cell's; all other keys stay what they are.
+        """
+        if keys[:2] != (MATRIX, CELLS) or len(keys) < 3:
+            return keys
+        if keys[2] not in self.cells:  # a matrix that was written down after its expansion
+            return (VARIANTS, *keys[2:])
+        rest = keys[3:]
+        for depth in range(len(rest), 0, -1):
+            for head in _candidates(rest[:depth]):
+                for written, path in reversed(self.cells[str(keys[2])]):
+                    if path and path == head:
+                        return written
+                    if not path and self.exact((*written, *head)):
+                        return (*written, *head, *rest[depth:])
+                if self.exact(head):
+                    return keys
+        return keys
 
     def place(self, keys: Keys) -> str:
         """Return "file:line" or "--set ..." of the deepest part of `keys` that was written, else the file."""
+        keys = self.told(keys)
+        if keys[:2] == (MATRIX, CELLS):
+            keys = keys[3:] or keys
         for depth in range(len(keys), 0, -1):
             for candidate in _candidates(keys[:depth]):
                 found = self.exact(candidate)

@@ -60,9 +60,11 @@ class Teacher(ModelSpec):
     """The teacher: `weights`, or pretrained with its own `objectives` and `train` (None = the experiment's `train`).
 
     In a file `train` holds only what differs: it is merged over the experiment's before it is checked. `data` is what
-    its own training, and no other stage, does to the images.
+    its own training, and no other stage, does to the images. `seed` is that of its own training (None = the
+    experiment's): what lets students of several seeds have one teacher.
     """
 
+    seed: Natural | None = None
     objectives: Objectives = Field(default_factory=_cross_entropy)
     train: Train | None = None
     data: TeacherData = Field(default_factory=TeacherData)

@@ -11,19 +11,19 @@ from kdray.errors import ConfigError, nearest
 from kdray.experiment.comparison import SHARED_KEYS, VARIANT_KEYS
 from kdray.experiment.explain import Place, show
 from kdray.experiment.merge import merge, override
-from kdray.experiment.origin import VARIANTS
+from kdray.experiment.origin import MATRIX, VARIANTS
 from kdray.experiment.sets import Set
 
 Trees = dict[str, dict[str, Any]]  # whole experiments, not yet checked, by variant
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 _TAKES = f"A variant takes {', '.join(VARIANT_KEYS)}"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The `variants:` of one text, and how that says where they stand."""
+    """The `variants:` (or the `matrix:`) of one text, and how that says where they stand."""
 
-    variants: Any
+    value: Any
     place: Place
 
 
@@ -38,10 +38,10 @@ def expand(top: dict[str, Any], layers: Sequence[Layer]) -> Trees:
     """
     trees: Trees = {}
     for layer in layers:
-        if layer.variants is None:
+        if layer.value is None:
             continue
-        _check_map(layer.variants, layer.place((VARIANTS,)), VARIANTS)
-        for name, part in layer.variants.items():
+        _check_map(layer.value, layer.place((VARIANTS,)), VARIANTS)
+        for name, part in layer.value.items():
             where = layer.place((VARIANTS, name))
             if part is None:
                 _take_away(trees, name, where)
@@ -70,7 +70,7 @@ def apply_set(top: dict[str, Any], trees: Trees, item: Set) -> Trees:
         return {**trees, name: merge(top, value)}
     if name not in trees:
         raise ConfigError(f"no variant {name!r}{nearest(name, trees)}", where=item.source, fix=_there(trees))
-    _check_key(name, keys[2], item.source)
+    check_key(f"{VARIANTS}.{name}", keys[2], item.source)
     with item.named():
         return {**trees, name: override(trees[name], keys[2:], value)}
 
@@ -82,23 +82,29 @@ def check_part(name: Any, part: Any, place: Place) -> None:
         ConfigError: it does not.
     """
     where = place((VARIANTS, name))
-    if not _NAME.fullmatch(str(name)):
+    if not NAME.fullmatch(str(name)):
         fix = "Write one of 1 to 60 letters, digits, dots, dashes or underscores"
         raise ConfigError(f"{show(name)} cannot be a name", where=f"{where}: {VARIANTS}", fix=fix)
     _check_map(part, where, f"{VARIANTS}.{name}")
     for key in part:
-        _check_key(name, key, place((VARIANTS, name, key)))
+        check_key(f"{VARIANTS}.{name}", key, place((VARIANTS, name, key)))
 
 
-def _check_key(name: str, key: Any, where: str) -> None:
+def check_key(path: str, key: Any, where: str, whose: str = "variant") -> None:
+    """Check that `key`, which stands below the dotted `path`, may differ between the experiments of a file.
+
+    Raises:
+        ConfigError: it may not.
+    """
     if key in VARIANT_KEYS:
         return
-    if key in SHARED_KEYS or key in (VARIANTS, "base"):
-        problem = f"{key} is not a variant's to change"
-        fix = f"Move it to the top of the file, or remove it. {_TAKES}"
+    takes = f"A {whose} takes {', '.join(VARIANT_KEYS)}"
+    if key in SHARED_KEYS or key in (VARIANTS, MATRIX, "base"):
+        problem = f"{key} is not a {whose}'s to change"
+        fix = f"Move it to the top of the file, or remove it. {takes}"
     else:
-        problem, fix = f"unknown key {key!r}{nearest(str(key).lower(), VARIANT_KEYS)}", _TAKES
-    raise ConfigError(problem, where=f"{where}: {VARIANTS}.{name}.{key}", fix=fix)
+        problem, fix = f"unknown key {key!r}{nearest(str(key).lower(), VARIANT_KEYS)}", takes
+    raise ConfigError(problem, where=f"{where}: {path}.{key}", fix=fix)
 
 
 def _check_map(value: Any, where: str, path: str) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kdray.errors import KdrayError, ModelError, StoreError
-from kdray.experiment import Comparison, Experiment, place_of
+from kdray.experiment import Comparison, Experiment
 from kdray.experiment.comparison import SHARED_KEYS
+from kdray.experiment.load import written_at
 
 _MODEL = re.compile(r"model (?P<name>\S+?)(?:, (?P<key>.+))?")
 
@@ -49,13 +50,16 @@ def key_of(where: str | None) -> str | None:
     """The key path of the experiment that `where` begins with; None when it begins with something else."""
     head = (where or "").partition(" ")[0]
     top = head.partition(".")[0]
-    return head if top in (*Experiment.model_fields, "variants") and "/" not in head else None
+    return head if top in (*Experiment.model_fields, "variants", "matrix") and "/" not in head else None
 
 
 def in_file(error: KdrayError, path: str, sets: Sequence[str]) -> KdrayError:
     """`error` with the file and the line, where it is about a key of the experiment and does not say so itself."""
     key = key_of(error.where)
-    return error if key is None else _moved(error, f"{place_of(path, sets, key)}: {error.where}")
+    if key is None:
+        return error
+    place, told = written_at(path, sets, key)
+    return _moved(error, f"{place}: {told}{(error.where or '')[len(key) :]}")
 
 
 @contextmanager
@@ -68,11 +72,11 @@ def in_variant(comparison: Comparison, variant: str) -> Iterator[None]:
         parts = [getattr(each, key, None) for each in comparison.experiments.values()]
         if (
             not variant
-            or key in ("", "variants", *SHARED_KEYS)
+            or key in ("", "variants", "matrix", *SHARED_KEYS)
             or (len(parts) > 1 and parts.count(parts[0]) == len(parts))
         ):
             raise
-        raise _moved(error, f"variants.{variant}.{error.where}") from error
+        raise _moved(error, f"{comparison.key_of(variant)}.{error.where}") from error
 
 
 def _moved(error: KdrayError, where: str) -> KdrayError:

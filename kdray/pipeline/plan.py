@@ -82,7 +82,7 @@ def make_plan(
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="kdray-dry-run-")) if dry else None
         if stand_ins:
             laid = {name: stand_in.lay(comparison.experiments[name], scratch) for name, stand_in in stand_ins.items()}
-            comparison = Comparison({**comparison.experiments, **laid})
+            comparison = comparison.with_experiments({**comparison.experiments, **laid})
         return _Planning(comparison, scratch).plan(fresh, run_id)
 
 

@@ -26,7 +26,8 @@ def start_record(plan: Plan, command: list[str]) -> dict[str, Any]:
     """The record of a run that begins now; stages are added as they end.
 
     `planned` are the artifacts that the run will use, by stage. `seed` and `data` are those of the (first) experiment;
-    with variants, each says its own in `variants`, beside the names of its stages by kind.
+    with variants, each says its own in `variants`, beside the names of its stages by kind. `matrix` has the coordinates
+    of those that are its cells, the baseline and the published numbers.
     """
     comparison, first = plan.comparison, plan.members[0]
     variants = {
@@ -53,6 +54,7 @@ def start_record(plan: Plan, command: list[str]) -> dict[str, Any]:
         "hardware": hardware(),
         "data": data_facts(first.dataset),
         **({"variants": variants} if variants else {}),
+        **({} if comparison.matrix is None else {"matrix": comparison.matrix.plain()}),
         "planned": {stage.name: stage.spec.folder for stage, _ in plan.stages},
         "stages": [],
     }

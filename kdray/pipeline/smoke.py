@@ -68,7 +68,7 @@ def smoke_all(comparison: Comparison) -> tuple[Comparison, list[str], dict[str, 
     small = {name: smoke(experiment) for name, experiment in comparison.experiments.items()}
     notes = list(dict.fromkeys(note for one in small.values() for note in one.notes))
     stand_ins = {name: one.stand_in for name, one in small.items() if one.stand_in is not None}
-    return Comparison({name: one.experiment for name, one in small.items()}), notes, stand_ins
+    return comparison.with_experiments({name: one.experiment for name, one in small.items()}), notes, stand_ins
 
 
 def smoke(experiment: Experiment) -> Smoke:

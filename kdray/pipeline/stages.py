@@ -176,7 +176,7 @@ def stage_spec(
         data=data,
         dataset=seen,
         evaluate=experiment.evaluate,
-        seed=experiment.seed,
+        seed=seed_of(experiment, draft),
         device=experiment.cluster.device,
         teacher=teacher,
         objectives=draft.objectives,
@@ -232,8 +232,15 @@ def identity_of(experiment: Experiment, dataset: Dataset, draft: Draft, taught: 
         "objectives": draft.objectives,
         "evaluate": experiment.evaluate.canonical(results_only=True),
         "train": draft.train.canonical(results_only=True) if draft.train else None,
-        "seed": experiment.seed if draft.train else None,
+        "seed": seed_of(experiment, draft) if draft.train else None,
     }
+
+
+def seed_of(experiment: Experiment, draft: Draft) -> int:
+    """The seed of `draft`'s stage: a teacher may have one of its own."""
+    teacher = experiment.teacher
+    own = teacher.seed if teacher is not None and draft.name == "teacher" else None
+    return experiment.seed if own is None else own
 
 
 def data_of(experiment: Experiment, dataset: Dataset, draft: Draft) -> tuple[Data, Dataset]:
