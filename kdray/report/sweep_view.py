@@ -75,8 +75,11 @@ class SweepView:
         """Show a trial that changed. One that had ended before it was first seen is counted, and told only if failed."""
         with self._lock:
             before, now = self.state.update(trial, time.monotonic())
-            if self._live is None:
+            terminal = self._live is not None
+            if not terminal:
                 self._log(before, now)
+        if terminal and now.state == "failed" and (before is None or before.state != "failed"):
+            self._end(now)  # the table has no room for the reason; without the lock, as a warning
 
     def warning(self, text: str) -> None:
         """Show a warning, as it is, above the table."""
@@ -128,7 +131,7 @@ class SweepView:
             words += f" (attempt {line.attempts})"
         if self._said.get(line.number) != line.parameters:
             self._said[line.number] = dict(line.parameters)
-            words += f": {parameters_text(line.parameters)}" if line.parameters else ""
+            words += f": {parameters_text(line.parameters, short_names(self.state.first_values))}" if line.parameters else ""
         self._shown_s[line.number] = time.monotonic()
         self._print(words)
 

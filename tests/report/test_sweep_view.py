@@ -175,11 +175,13 @@ def test_a_terminal_sees_trials_and_the_end(monkeypatch: pytest.MonkeyPatch) -> 
     with shown:
         shown.update(trial(0, "running", [0.25]))
         shown.warning("careful")
+        shown.update(trial(1, "failed", error="it [broke]"))
         shown.update(trial(0, "done", [0.25, 0.75]))
         deadline = time.monotonic() + 5
         while "75.00 %" not in out.getvalue() and time.monotonic() < deadline:
             time.sleep(0.05)
     assert "75.00 %" in out.getvalue() and "careful" in out.getvalue()
+    assert "trial 1 failed after epoch 0/4: it [broke]" in out.getvalue()
     assert "1 done" in out.getvalue().splitlines()[-1]
 
 
