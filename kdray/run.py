@@ -80,7 +80,7 @@ def run(experiment: Comparison, options: argparse.Namespace, arguments: list[str
 
     # Before anything that imports torch: Ray starts meanwhile.
     connected = None if options.dry_run or options.smoke else connect_in_background(experiment.cluster)
-    from kdray.pipeline.execute import needs_cluster, run_plan
+    from kdray.pipeline.execute import check_cells, needs_cluster, run_plan
     from kdray.pipeline.packing import pack_missing
     from kdray.pipeline.plan import make_plan
     from kdray.pipeline.smoke import smoke_all
@@ -117,6 +117,7 @@ def run(experiment: Comparison, options: argparse.Namespace, arguments: list[str
                 view=view.trials,
             )
     print_summary(record, console)
+    check_cells(record)
     return 0
 
 

@@ -3,6 +3,7 @@
 Pure: it reads the YAML files that it is given and nothing else; no torch, no Ray, no numpy.
 """
 
+from kdray.experiment.balance_part import Balance
 from kdray.experiment.comparison import Comparison
 from kdray.experiment.data_part import Columns, Data, LabelNoise
 from kdray.experiment.load import (
@@ -30,6 +31,7 @@ from kdray.experiment.schema import (
 from kdray.experiment.train_part import Checkpointing, LrRule, Optimizer, Schedule, Train
 
 __all__ = [
+    "Balance",
     "Checkpointing",
     "Cluster",
     "Columns",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from kdray.experiment.balance_part import Balance
 from kdray.experiment.bounds import BelowOne, Count, Mean, Natural, NonNegative, Positive, Std, Text, Unit, Uri
 from kdray.experiment.data_part import Data
 from kdray.experiment.freeform import Objectives, Parameters, Transforms
@@ -154,6 +155,7 @@ class Experiment(Part):
     teacher: Teacher | None = None
     student: Student | None = None
     objectives: Objectives = Field(default_factory=dict)
+    balance: Balance | None = None
     train: Train = Field(default_factory=_evaluation_only)
     cluster: Cluster = Field(default_factory=Cluster, json_schema_extra=OPERATIONAL)
     storage: Uri = Field(default="runs", json_schema_extra=OPERATIONAL)
@@ -166,6 +168,8 @@ class Experiment(Part):
             raise refuse("names neither a teacher nor a student", fix)
         if self.student is not None and not self.objectives:
             raise refuse("a student needs objectives", "Write objectives: {ce: {weight: 1}}", ("objectives",))
+        if self.student is None and self.balance is not None:
+            raise refuse("is of a student's objectives, and there is no student", "Remove it", ("balance",))
         own = self.teacher is not None and (self.teacher.weights is not None or self.teacher.train is not None)
         if "train" not in self.model_fields_set and (self.student is not None or not own):
             fix = "Write train: {epochs: 100, batch: 64, optimizer: {type: sgd, lr: 0.05}} with the recipe's numbers"

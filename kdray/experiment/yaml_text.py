@@ -112,6 +112,13 @@ def dump(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
+def flow(value: Any) -> str:
+    """`dump` on one line, with braces: what can stand behind a key."""
+    return yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=math.inf
+    ).rstrip("\n")
+
+
 class _Builder:
     """Turns composed nodes into plain data, knowing at each value its key path and line."""
 

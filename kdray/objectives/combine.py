@@ -82,14 +82,19 @@ class ObjectiveSet(nn.Module):
         Raises:
             ConfigError: as that member's `deployed`.
         """
-        for key, member in self.members.items():
-            assert isinstance(member, Objective)
+        for name, member in self.named():
             try:
                 net = member.deployed(net, teacher)
             except ConfigError as error:
-                path = f"{self._where}.{self._names[key]}" + (f".{error.where}" if error.where else "")
+                path = f"{self._where}.{name}" + (f".{error.where}" if error.where else "")
                 raise type(error)(error.problem, where=path, fix=error.fix) from None
         return net
+
+    def named(self) -> Iterator[tuple[str, Objective]]:
+        """The objectives by their names in the experiment."""
+        for key, member in self.members.items():
+            assert isinstance(member, Objective)
+            yield self._names[key], member
 
     @property
     def state_names(self) -> list[str]:
@@ -114,17 +119,11 @@ class ObjectiveSet(nn.Module):
         """The loss of one step, in float32 (float64 where an input is) whatever the autocast around it."""
         parts: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        device_type = student.pooled.device.type
-        with torch.autocast(device_type, enabled=False):
-            dtype = compute_dtype(student, teacher)
-            student = cast_outputs(student, dtype)
-            if teacher is not None:
-                teacher = cast_outputs(teacher, dtype, detach=True)
+        with computing(student, teacher) as (student, teacher):
             # The student takes part even where no objective reads its logits: DDP waits for every gradient.
             total = 0.0 * (student.pooled if student.logits is None else student.logits).sum()
-            for key, member in self.members.items():
-                assert isinstance(member, Objective)
-                name, weight = self._names[key], member.options.weight_at(step)
+            for name, member in self.named():
+                weight = member.options.weight_at(step)
                 if weight == 0.0:
                     weights[name] = 0.0
                     total = total + _nothing(member.parameters(), total)
@@ -140,6 +139,15 @@ class ObjectiveSet(nn.Module):
                         total = total + weights[label] * values[part]
                 total = total + _nothing(member.idle_parameters(step), total)
         return LossReport(total, parts, weights)
+
+
+@contextmanager
+def computing(student: Outputs, teacher: Outputs | None) -> Iterator[tuple[Outputs, Outputs | None]]:
+    """Both networks' outputs as losses take them, with autocast switched off in the block."""
+    with torch.autocast(student.pooled.device.type, enabled=False):
+        dtype = compute_dtype(student, teacher)
+        teacher = None if teacher is None else cast_outputs(teacher, dtype, detach=True)
+        yield cast_outputs(student, dtype), teacher
 
 
 class Composite(Objective):

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from kdray.errors import Interrupted, KdrayError, StoreError
 from kdray.experiment import Experiment, to_yaml
 from kdray.experiment.search_part import Search
 from kdray.objectives.search_space import space_of
+from kdray.pipeline.cells import cell_levels
 from kdray.pipeline.checks import with_shares
+from kdray.pipeline.estimate import Estimate
 from kdray.pipeline.naming import in_variant
 from kdray.pipeline.plan import Plan
 from kdray.pipeline.record import now, start_record, write_record
@@ -58,7 +60,8 @@ def run_plan(
     write_record(store, record)
     started = time.perf_counter()
     try:
-        _run_stages(plan, store, record, listener, on_stage, view)
+        execution = _Execution(plan, store, record, listener, on_stage, view)
+        execution.run()
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         record |= {"status": "interrupted" if stopped else "failed", "error": _one_line(error)}
@@ -70,9 +73,21 @@ def run_plan(
         if isinstance(error, Exception) and not isinstance(error, KdrayError):
             raise _unexpected(error, store, folder) from error
         raise
-    record |= {"status": "done", "finished": now(), "wall_s": time.perf_counter() - started}
+    record |= {"status": "failed" if execution.failed else "done", "finished": now()}
+    record |= {"wall_s": time.perf_counter() - started}
     write_record(store, record)
     return record
+
+
+def check_cells(record: dict[str, Any]) -> None:
+    """Raise KdrayError for cells of a matrix that failed, once its table is printed."""
+    failed = record.get("failed") or {}
+    if failed:
+        stage, said = next(iter(failed.items()))
+        raise KdrayError(
+            f"{len(failed)} of the matrix's {len(record['planned'])} stages failed, first {stage}: {said}",
+            fix="The same command runs these again, and no other",
+        )
 
 
 def needs_cluster(plan: Plan) -> bool:
@@ -100,42 +115,97 @@ def _search_ended(experiment: Experiment, search: Search, record: dict[str, Any]
     return made is not None and made >= search.wanted(space_of(experiment))
 
 
-def _run_stages(
-    plan: Plan,
-    store: Store,
-    record: dict[str, Any],
-    listener: Listener,
-    on_stage: Callable[[Stage], None],
-    view: ViewMaker,
-) -> None:
-    for planned, sizes in plan.stages:
-        stage = planned
-        if plan.comparison.first.search is not None and stage is plan.stages[-1][0]:
-            from kdray.tune.search_stage import search_stage
+@dataclass
+class _Execution:
+    """One run of a plan's stages, and what became of them so far."""
 
-            stage = search_stage(plan, stage, store, record, listener, view)
-        on_stage(stage)
+    plan: Plan
+    store: Store
+    record: dict[str, Any]
+    listener: Listener
+    on_stage: Callable[[Stage], None]
+    view: ViewMaker
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Run all: side by side where it is a matrix, else one after the other."""
+        if self.plan.comparison.matrix is not None:
+            self._matrix()
+            return
+        for planned, sizes in self.plan.stages:
+            stage = planned
+            if self.plan.comparison.first.search is not None and stage is self.plan.stages[-1][0]:
+                from kdray.tune.search_stage import search_stage
+
+                stage = search_stage(self.plan, stage, self.store, self.record, self.listener, self.view)
+            self._one(stage, sizes)
+
+    def _one(self, stage: Stage, sizes: Estimate) -> None:
+        self.on_stage(stage)
         if stage.done:
-            result = store.read_json(f"{stage.spec.folder}/record.json")
-        elif listener.stop_requested():
+            result = self.store.read_json(f"{stage.spec.folder}/record.json")
+        elif self.listener.stop_requested():
             raise Interrupted(f"stopped before stage {stage.title}")
         else:
-            seen_by = {"versions": record["versions"], "hardware": record["hardware"]}
-            spec = replace(stage.spec, identity=stage.spec.identity | seen_by)
-            with in_variant(plan.comparison, stage.variant):
-                result = _run_stage(plan, replace(stage, spec=spec), listener)
-        record["stages"].append(
+            spec = replace(stage.spec, identity=stage.spec.identity | self.seen_by)
+            with in_variant(self.plan.comparison, stage.variant):
+                result = _run_stage(self.plan, replace(stage, spec=spec), self.listener)
+        self._take(stage, sizes, result)
+
+    def _take(self, stage: Stage, sizes: Estimate, result: dict[str, Any]) -> None:
+        self.record["stages"].append(
             {
                 **result,
                 "stage": stage.name,
                 "title": stage.title,
-                "artifact": store.path_uri(stage.spec.folder),
+                "artifact": self.store.path_uri(stage.spec.folder),
                 "reused": stage.done,
                 "estimated_memory_bytes": sizes.memory_bytes,
             }
         )
-        write_record(store, record)
-        _check_floor(plan, stage, result)
+        write_record(self.store, self.record)
+        _check_floor(self.plan, stage, result)
+
+    @property
+    def seen_by(self) -> dict[str, Any]:
+        return {"versions": self.record["versions"], "hardware": self.record["hardware"]}
+
+    def _matrix(self) -> None:
+        """A cell that fails is recorded, and the others go on."""
+        sizes = {stage.name: size for stage, size in self.plan.stages}
+        for level in cell_levels([stage for stage, _ in self.plan.stages]):
+            ready = [stage for stage in level if not self._lacks_teacher(stage)]
+            if self.plan.comparison.cluster.workers:
+                from kdray.tune.cells import run_cells
+
+                left = [stage for stage in ready if not stage.done]
+                self.failed |= run_cells(self.plan, left, self.store, self.seen_by, self.listener, self.view)
+            for stage in ready:
+                if stage.name not in self.failed:
+                    self._cell(stage, sizes[stage.name])
+            self.record["failed"] = self.failed
+            write_record(self.store, self.record)
+
+    def _cell(self, stage: Stage, sizes: Estimate) -> None:
+        made = self.store.exists(f"{stage.spec.folder}/record.json")
+        try:
+            if made:
+                self._take(stage, sizes, self.store.read_json(f"{stage.spec.folder}/record.json"))
+            else:
+                self._one(stage, sizes)
+        except Interrupted:
+            raise
+        except KdrayError as error:
+            self.failed[stage.name] = str(error)
+
+    def _lacks_teacher(self, stage: Stage) -> bool:
+        """Whether the teacher that `stage` learns from failed; then so does it."""
+        for member in self.plan.members:
+            teacher = member.names.get("teacher")
+            if stage.kind == "student" and member.names.get("student") == stage.name and teacher in self.failed:
+                self.failed[stage.name] = f"its teacher, {teacher}, failed"
+                return True
+        return False
 
 
 def _run_stage(plan: Plan, stage: Stage, listener: Listener) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 from kdray.data.augment import output_size
 from kdray.data.dataset import Dataset
 from kdray.errors import ConfigError
-from kdray.experiment import Data, Experiment, ModelSpec, Student, Teacher, Train, digest_of
+from kdray.experiment import Balance, Data, Experiment, ModelSpec, Student, Teacher, Train, digest_of
 from kdray.models.weights import is_published
+from kdray.objectives.balance import resolve
 from kdray.objectives.registry import needs, normalise, revisions
 from kdray.pipeline.naming import named
 from kdray.pipeline.shelf import ARTIFACTS, Shelf
@@ -60,7 +61,8 @@ class Stage:
 class Draft:
     """A stage before it has a folder. `name` is its kind; `weights` and `teacher_weights` are digests of given weights.
 
-    `teacher` is the network that teaches, without its weights' URI when an earlier stage trains it.
+    `teacher` is the network that teaches, without its weights' URI when an earlier stage trains it. `balance` has all its
+    parts named.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Draft:
     train: Train | None
     teacher: NetSpec | None = None
     teacher_weights: str | None = None
+    balance: Balance | None = None
 
 
 def file_digest(uri: str) -> str:
@@ -87,7 +90,8 @@ def draft_stages(
     needs no stage.
 
     Raises:
-        ConfigError: objectives that do not parse, or that need a teacher where there is none.
+        ConfigError: objectives that do not parse, or that need a teacher where there is none; a balance of parts that
+            are not there.
         StoreError: weights that are not there.
     """
     drafts: list[Draft] = []
@@ -102,7 +106,8 @@ def draft_stages(
             alone = normalise({"ce": {}})
             drafts.append(Draft("student_alone", "student alone", net, weights, alone, experiment.train))
         objectives = normalise(experiment.objectives)
-        draft = Draft("student", "student", net, weights, objectives, experiment.train)
+        balance = resolve(experiment.balance, objectives) if experiment.balance is not None else None
+        draft = Draft("student", "student", net, weights, objectives, experiment.train, balance=balance)
         if needs(objectives).teacher:
             if taught is None:
                 name = next(n for n in objectives if needs({n: objectives[n]}).teacher)
@@ -180,6 +185,7 @@ def stage_spec(
         device=experiment.cluster.device,
         teacher=teacher,
         objectives=draft.objectives,
+        balance=draft.balance,
         train=draft.train,
         identity={
             "digest": digest_of(identity),
@@ -223,6 +229,7 @@ def identity_of(experiment: Experiment, dataset: Dataset, draft: Draft, taught: 
     return {
         **({"code": code} if code else {}),
         **({"revisions": revised} if revised else {}),
+        **({"balance": draft.balance.canonical()} if draft.balance is not None else {}),
         "format": FORMAT,
         "kind": "train" if draft.train else "evaluate",
         "model": draft.net.spec.canonical(results_only=True) | {"weights": draft.weights},

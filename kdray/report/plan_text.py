@@ -12,6 +12,7 @@ from kdray.objectives.search_space import space_of
 from kdray.pipeline.estimate import Estimate, readable_bytes, readable_count
 from kdray.pipeline.plan import Plan
 from kdray.pipeline.stages import Stage
+from kdray.report.balance_text import plan_line
 
 UNKNOWN = "digest not known: it needs what could not be reached"
 
@@ -135,6 +136,8 @@ def stage_lines(stage: Stage, sizes: Estimate, exact: bool = True) -> list[str]:
         )
     names = ", ".join(f"{name} {params}" if params else name for name, params in spec.objectives.items())
     lines.append(f"  objectives: {names}")
+    if spec.balance is not None:
+        lines.append(f"  {plan_line(spec.balance, sizes.steps_per_epoch)}")
     parts = ", ".join(f"{name} {readable_bytes(size)}" for name, size in (sizes.memory | sizes.banks).items())
     lines.append(f"  memory per worker about {readable_bytes(sizes.memory_bytes)}: {parts}")
     return lines

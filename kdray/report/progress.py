@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from kdray.report.balance_text import balance_lines
 from kdray.report.sweep_view import SweepView
 
 LINE_EVERY_S = 30.0
@@ -76,6 +77,9 @@ class ProgressView:
         """Show one event of the loop."""
         if kind == "start":
             self._start(values)
+        elif kind == "balance":
+            for line in balance_lines(values):
+                self.console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
         elif kind == "log":
             self._log(values)
         elif kind == "epoch":

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdray.experiment import Mix
+from kdray.report.balance_text import balance_remark
 from kdray.report.comparison import comparison_table, students
 from kdray.report.text import duration, percent
 
@@ -107,6 +108,8 @@ def _stage_remarks(stage: dict[str, Any]) -> list[str]:
     mix = stage.get("made_of", {}).get("data", {}).get("mix")
     if mix and stage["epochs"]:
         lines.append(f"trained on mixed images: {Mix.model_validate(mix).in_words()}")
+    if stage.get("balance"):
+        lines.append(balance_remark(stage["balance"]))
     if stage.get("linear_probe"):
         probe = stage["linear_probe"]
         lines.append(f"linear probe {percent(probe)} top-1 on test (features of {int(probe['train_images'])} images)")

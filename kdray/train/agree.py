@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from kdray.errors import ClusterError
+from kdray.errors import ClusterError, KdrayError
+
+T = TypeVar("T")
 
 
 def check_same_step(step: int, world: int) -> None:
@@ -35,3 +38,22 @@ def union(rows: Iterable[int], world: int) -> frozenset[int]:
     gathered: list[frozenset[int]] = [frozenset()] * world
     dist.all_gather_object(gathered, own)
     return frozenset().union(*gathered)
+
+
+def of_first(work: Callable[[], T], rank: int, world: int) -> T:
+    """What `work` gives on rank 0, which alone does it; the others wait for it, and fail where it fails."""
+    if world == 1:
+        return work()
+    said: list[Any] = [None, None]
+    failed: Exception | None = None
+    if rank == 0:
+        try:
+            said[0] = work()
+        except Exception as error:
+            failed = error
+            known = isinstance(error, KdrayError)
+            said[1] = error if known else ClusterError(f"the first worker failed: {type(error).__name__}: {error}")
+    dist.broadcast_object_list(said, src=0)
+    if failed is not None or said[1] is not None:
+        raise failed or said[1]
+    return said[0]

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from kdray.data.batch import TrainFeed
+from kdray.data.batch import Batch, TrainFeed
 from kdray.experiment import Mix, Train
-from kdray.models.outputs import Net
+from kdray.models.outputs import Net, Outputs
+from kdray.objectives.contract import Mixed, Targets
 from kdray.train.checkpoint import Checkpoints
 from kdray.train.precision import Precision
 from kdray.train.task import Pixels, Teacher, Trainable
@@ -20,7 +22,7 @@ class Listener(Protocol):
     """Who hears of progress and may ask for a stop."""
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
-        """Receive `start`, `history`, `log`, `epoch` or `checkpoint` with JSON values.
+        """Receive `balance`, `start`, `history`, `log`, `epoch` or `checkpoint` with JSON values.
 
         `history` comes after the `start` of a run that goes on, with the `rows` of the epochs before: those that were
         finished by earlier processes. What is raised on an `epoch` ends the run there.
@@ -55,6 +57,21 @@ class Job:
         """What is validated, averaged and exported: `deployed` where an objective changes the network, else the one
         trained."""
         return self.trainable.net if self.deployed is None else self.deployed
+
+    def inputs(
+        self, piece: Batch, mixed: Mixed | None
+    ) -> tuple[torch.Tensor, Targets, Outputs | None, list[nn.Linear | None]]:
+        """What `trainable` takes of a micro-batch, before the step's info: normalised images, targets, what the teacher
+        makes of them, and its head in a list."""
+        needs = self.trainable.objectives.needs
+        images = self.pixels.prepare(piece.images, self.precision)
+        teacher = None
+        if self.teacher is not None:
+            same = self.teacher.pixels == self.pixels
+            seen = images if same else self.teacher.pixels.prepare(piece.images, self.precision)
+            teacher = self.teacher(seen, stages=needs.stages, preact=needs.preact)
+        targets = Targets(labels=piece.labels, index=piece.index, views=piece.views, mixed=mixed)
+        return images, targets, teacher, [self.teacher.head if self.teacher else None]
 
 
 @dataclass

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kdray.data.batch import Batch
 from kdray.data.mix import Mixer
 from kdray.errors import Interrupted, TrainingError
-from kdray.objectives.contract import Mixed, StepInfo, Targets
+from kdray.objectives.contract import StepInfo
 from kdray.train.agree import check_same_step, union
 from kdray.train.checkpoint import snapshot
 from kdray.train.convolutions import safe_convolutions
@@ -30,7 +29,7 @@ from kdray.train.job import Job, Outcome
 from kdray.train.meter import Divergence, EpochMeter, LossWindow, Stopwatch
 from kdray.train.optim import lr_at, make_optimizer
 from kdray.train.seed import set_seed
-from kdray.train.task import micro_batches
+from kdray.train.task import pieces
 
 log = logging.getLogger(__name__)
 STATE_FORMAT = 1
@@ -238,37 +237,18 @@ class Loop:
         if self.first_step_at is None:
             self.first_step_at = time.time()
 
-    def _pieces(self, batch: Batch) -> Iterator[tuple[Batch, Mixed | None]]:
-        """The micro-batches of a local batch. Partners are found before it is cut, so that cutting changes no image."""
-        pieces = micro_batches(batch, self.train.accumulate)
-        height, width = batch.images.shape[-2:]
-        mixture = self.mixer.draw(self.epoch, self.batch, (height, width)) if self.mixer else None
-        if mixture is None:
-            yield from ((piece, None) for piece in pieces)
-            return
-        for piece, other in zip(pieces, micro_batches(mixture.partners(batch), len(pieces)), strict=True):
-            images = mixture.apply(piece.images, other.images)
-            yield replace(piece, images=images), Mixed(other.labels, mixture.share)
-
     def _forward_backward(self, batch: Batch, info: StepInfo) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        job, needs, cuts = self.job, self.job.trainable.objectives.needs, self.train.accumulate
+        job, cuts = self.job, self.train.accumulate
         share = 1 / cuts
         totals: torch.Tensor | None = None
         sums: dict[str, torch.Tensor] = {}
-        for number, (piece, mixed) in enumerate(self._pieces(batch)):
-            images = job.pixels.prepare(piece.images, job.precision)
-            teacher = None
-            if job.teacher is not None:
-                same = job.teacher.pixels == job.pixels
-                seen = images if same else job.teacher.pixels.prepare(piece.images, job.precision)
-                teacher = job.teacher(seen, stages=needs.stages, preact=needs.preact)
-            targets = Targets(labels=piece.labels, index=piece.index, views=piece.views, mixed=mixed)
-            head = [job.teacher.head if job.teacher else None]
+        for number, (piece, mixed) in enumerate(pieces(batch, cuts, self.mixer, self.epoch, self.batch)):
+            inputs = job.inputs(piece, mixed)
             last = number == cuts - 1
             hold = contextlib.nullcontext() if last or job.world == 1 else self.wrapped.no_sync()  # type: ignore[operator]
             with hold:
                 with job.precision.autocast():
-                    total, parts = self.wrapped(images, targets, teacher, head, info)
+                    total, parts = self.wrapped(*inputs, info)
                 self.scaler.scale(total * share if share != 1 else total).backward()
             total = total.detach() * share
             totals = total if totals is None else totals + total

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdray.data.dataset import Dataset
-from kdray.experiment import Data, Evaluate, ModelSpec, Train
+from kdray.experiment import Balance, Data, Evaluate, ModelSpec, Train
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class NetSpec:
 class StageSpec:
     """One stage: train `net` with `objectives` (and a frozen `teacher`), or only evaluate it when `train` is None.
 
-    `folder` is the artifact's folder in `store`; `identity` goes into its record as it is.
+    `folder` is the artifact's folder in `store`; `identity` goes into its record as it is. `balance`, with all its parts
+    named, has the weights of `objectives` set before the first step.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StageSpec:
     device: str = "auto"
     teacher: NetSpec | None = None
     objectives: dict[str, dict[str, Any]] = field(default_factory=dict)
+    balance: Balance | None = None
     train: Train | None = None
     data_cpus: float = 0.0
     use_ray: bool = False

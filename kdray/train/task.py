@@ -6,15 +6,17 @@ weights would be sent and stored with every checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from kdray.data.batch import Batch, normalise
+from kdray.data.mix import Mixer
 from kdray.models.outputs import Net, Outputs
 from kdray.objectives import ObjectiveSet, StepInfo, Targets
+from kdray.objectives.contract import Mixed
 from kdray.train.precision import Precision
 
 
@@ -101,3 +103,21 @@ def micro_batches(batch: Batch, parts: int) -> list[Batch]:
             )
         )
     return pieces
+
+
+def pieces(
+    batch: Batch, parts: int, mixer: Mixer | None, epoch: int, number: int
+) -> Iterator[tuple[Batch, Mixed | None]]:
+    """The `parts` micro-batches of a local batch, number `number` of `epoch`, mixed where `mixer` says so.
+
+    Partners are found before the batch is cut, so that cutting changes no image.
+    """
+    cut = micro_batches(batch, parts)
+    height, width = batch.images.shape[-2:]
+    mixture = mixer.draw(epoch, number, (height, width)) if mixer else None
+    if mixture is None:
+        yield from ((piece, None) for piece in cut)
+        return
+    for piece, other in zip(cut, micro_batches(mixture.partners(batch), len(cut)), strict=True):
+        images = mixture.apply(piece.images, other.images)
+        yield replace(piece, images=images), Mixed(other.labels, mixture.share)

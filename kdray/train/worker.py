@@ -5,6 +5,7 @@ The same function runs inside a Ray Train worker and, without Ray, in the comman
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdray.data.batch import TrainFeed
 from kdray.data.feed import train_feed
 from kdray.errors import ConfigError, DataError
 from kdray.models.export import export_bytes
@@ -19,7 +21,9 @@ from kdray.models.outputs import Net
 from kdray.models.weights import load_weights
 from kdray.models.zoo import build
 from kdray.objectives import ObjectiveSet, Setup
+from kdray.objectives.balance import Balanced
 from kdray.store import Store
+from kdray.train.balance import balanced, frozen
 from kdray.train.board import Board
 from kdray.train.checkpoint import Checkpoints
 from kdray.train.frozen import freeze
@@ -29,7 +33,7 @@ from kdray.train.loop import Loop
 from kdray.train.precision import Precision, resolve_precision
 from kdray.train.seed import set_seed
 from kdray.train.spec import NetSpec, StageSpec
-from kdray.train.task import Pixels, Trainable
+from kdray.train.task import Pixels, Teacher, Trainable
 
 log = logging.getLogger(__name__)
 
@@ -126,22 +130,22 @@ class StageWorker:
         teacher = None
         if stage.teacher is not None:
             teacher = freeze(self._build(stage.teacher), self._pixels(stage.teacher), self.precision, self.image_size)
-        objectives = ObjectiveSet(
-            stage.objectives,
-            Setup(
-                num_classes=dataset.num_classes,
-                num_samples=dataset.train.manifest.num_samples,
-                student=net.info,
-                teacher=teacher.net.info if teacher else None,
-                labels=training_labels(dataset.labels, dataset.train.rows),
-                batch=train.batch,
-                epochs=train.epochs,
-                seed=stage.seed,
-                views=stage.data.views,
-                workers=self.world,
-                mixed=stage.data.mix is not None,
-            ),
-        ).to(self.device)
+        setup = Setup(
+            num_classes=dataset.num_classes,
+            num_samples=dataset.train.manifest.num_samples,
+            student=net.info,
+            teacher=teacher.net.info if teacher else None,
+            labels=training_labels(dataset.labels, dataset.train.rows),
+            batch=train.batch,
+            epochs=train.epochs,
+            seed=stage.seed,
+            views=stage.data.views,
+            workers=self.world,
+            mixed=stage.data.mix is not None,
+        )
+        weights = self._balanced(net, teacher, feed, setup)
+        objectives = ObjectiveSet(weights.applied(stage.objectives) if weights else stage.objectives, setup)
+        objectives = objectives.to(self.device)
         deployed = objectives.deployed(net, teacher.net if teacher else None)
         board = Board(self.store, self.listener) if self.rank == 0 else None
         checkpoints = Checkpoints(self.store, train.checkpoint.keep)
@@ -171,9 +175,40 @@ class StageWorker:
             feed.close()
             if board:
                 board.close()
-        return self._finish(deployed, outcome)
+        return self._finish(deployed, outcome, {"balance": weights.model_dump(mode="json")} if weights else {})
 
-    def _finish(self, net: Net, outcome: Outcome) -> dict[str, Any]:
+    def _balanced(self, net: Net, teacher: Teacher | None, feed: TrainFeed, setup: Setup) -> Balanced | None:
+        """The weights that the experiment has set by gradients: measured once, and for all processes of this run."""
+        stage, balance = self.stage, self.stage.balance
+        if balance is None:
+            return None
+        assert stage.train is not None
+
+        def measure() -> Balanced:
+            assert stage.train is not None
+            job = Job(
+                # Both are used up: the run begins with a network and objectives that saw nothing.
+                trainable=Trainable(copy.deepcopy(net), ObjectiveSet(stage.objectives, setup).to(self.device)),
+                teacher=teacher,
+                feed=feed,
+                train=stage.train,
+                pixels=self._pixels(stage.net),
+                precision=self.precision,
+                device=self.device,
+                seed=stage.seed,
+                listener=self.listener,
+                rank=self.rank,
+                world=self.world,
+                mix=stage.data.mix,
+            )
+            return balanced(job, balance, stage.objectives)
+
+        weights, earlier = frozen(self.store, measure, self.rank, self.world)
+        if self.rank == 0:
+            self.listener.event("balance", weights.model_dump(mode="json") | {"earlier": earlier})
+        return weights
+
+    def _finish(self, net: Net, outcome: Outcome, balance: dict[str, Any]) -> dict[str, Any]:
         """Evaluate the last and the best weights on test, and export them (the best ones as the model)."""
         assert self.stage.train is not None
         tests: dict[str, Any] = {}
@@ -184,7 +219,7 @@ class StageWorker:
             net.backbone.load_state_dict(weights)
             tests[name] = self.judge.test(net, probe=name == "last")
             if self.rank == 0:
-                card = self._card(net, name, tests[name]["test"], outcome)
+                card = self._card(net, name, tests[name]["test"], outcome) | balance
                 for stem in [name] if name != list(versions)[-1] else [name, "model"]:
                     tensors, text = export_bytes(net, card)
                     self.store.write_bytes(f"{stem}.safetensors", tensors)
@@ -201,6 +236,7 @@ class StageWorker:
             "best_epoch": outcome.best_epoch,
             **throughput(outcome.history),
             **outcome.extra,
+            **balance,
         }
 
     def _card(self, net: Net, name: str, test: dict[str, float] | None, outcome: Outcome) -> dict[str, Any]:

@@ -71,11 +71,3 @@ def run_cells(
 def _left(trials: Sequence[Trial], stages: Sequence[Stage]) -> list[Stage]:
     done = {trial["number"] for trial in trials if trial["state"] == "done"}
     return [stage for number, stage in enumerate(stages) if number not in done]
-
-
-def cell_levels(stages: Sequence[Stage]) -> list[list[Stage]]:
-    """`stages` in an order in which those of one list wait for none of the same list: teachers, then students."""
-    teachers = [stage for stage in stages if stage.kind == "teacher"]
-    return [level for level in (teachers, [stage for stage in stages if stage.kind != "teacher"]) if level]
-
-
