@@ -14,6 +14,7 @@ import torch
 from kdray.data.bad import stand_ins
 from kdray.data.batch import Batch
 from kdray.data.chunks import Chunk, Memory, Recipe, Shape, new_memory, nothing_decodes, sizes_differ
+from kdray.data.readonly import tensor_of
 from kdray.data.recycled import Recycled
 
 
@@ -111,10 +112,12 @@ def fill_bad(chunk: Chunk, recipe: Recipe) -> None:
 
 
 def to_batch(chunk: Chunk, device: torch.device) -> Batch:
-    """Put a chunk that owns its memory on `device`, as views of it where that is this machine's memory."""
+    """Put a chunk that owns its memory, or that nobody writes to, on `device`: as views of it where that is this
+    machine's memory.
+    """
     views, rows, *shape = chunk.images.shape
-    images = torch.from_numpy(chunk.images).view(views * rows, *shape).permute(0, 3, 1, 2)
-    labels, index, ids = (torch.from_numpy(c) for c in (chunk.labels, chunk.index, chunk.ids))
+    images = tensor_of(chunk.images).view(views * rows, *shape).permute(0, 3, 1, 2)
+    labels, index, ids = (tensor_of(c) for c in (chunk.labels, chunk.index, chunk.ids))
     if device.type != "cpu":
         images, labels, index, ids = (t.to(device, non_blocking=True) for t in (images, labels, index, ids))
     return Batch(images, labels, index, ids, views)

@@ -6,23 +6,18 @@ Both feeds give the same batches, pixel for pixel: which one is used is a matter
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 
 import numpy as np
 import torch
 
 from kdray.data.augment import output_size
 from kdray.data.batch import EvalFeed, TrainFeed
-from kdray.data.decode import BadImage, decode
+from kdray.data.footprint import decoded_bytes
 from kdray.data.manifest import Manifest
-from kdray.data.reader import read_rows
 from kdray.errors import ConfigError, DataError
 from kdray.experiment import Data
 
 log = logging.getLogger(__name__)
-
-_SAMPLE_ROWS = 4
-_SMALL_IMAGE_BYTES = 32 * 32 * 3
 
 
 def train_feed(
@@ -122,22 +117,3 @@ def will_stream(data: Data, manifest: Manifest, rows: int | None = None, judged:
     if manifest.image_bytes * share > data.resident_limit_bytes:
         return True  # decoded images are no smaller: nothing has to be read to know
     return decoded_bytes(manifest) * share > data.resident_limit_bytes
-
-
-@lru_cache(maxsize=16)
-def _decoded_bytes(manifest: Manifest) -> float:
-    rows = np.unique(np.linspace(0, manifest.num_samples - 1, _SAMPLE_ROWS).astype(np.int64))
-    sizes = []
-    for encoded in read_rows(manifest, rows).images:
-        try:
-            sizes.append(decode(encoded).nbytes)
-        except BadImage:
-            continue  # a feed tells of it when it comes to it
-    return manifest.num_samples * float(np.mean(sizes or [_SMALL_IMAGE_BYTES]))
-
-
-def decoded_bytes(manifest: Manifest) -> float:
-    """Estimate the bytes of all images decoded, from a few of them; at least, where only a declaration is there."""
-    if not manifest.image_bytes:
-        return float(manifest.num_samples * _SMALL_IMAGE_BYTES)
-    return _decoded_bytes(manifest)

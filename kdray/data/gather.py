@@ -15,6 +15,7 @@ import torch
 
 from kdray.data.augment import Augment
 from kdray.data.ops import Op, Size
+from kdray.data.readonly import tensor_of
 from kdray.data.transforms import Flip, PadCrop, Rot90
 
 # How a window is laid down, added up: its rows in reverse order, then its columns, then rows and columns exchanged.
@@ -43,6 +44,10 @@ class GatherPlan:
         if len(kinds) > 1:
             return None
         return GatherPlan(augment, views, kinds.popitem()[1] if kinds else PadCrop(padding=0))
+
+    def padded(self, images: np.ndarray) -> np.ndarray:
+        """`images` uint8 [N, H, W, 3] as a store wants them: [N, H + 2p, W + 2p, 3]."""
+        return np.stack([self.crop.pad(image) for image in images]) if self.crop.padding else images
 
     def size(self, size: Size) -> Size | None:
         """Size of what comes out for images of `size`; None where it cannot be gathered: views of several sizes, or
@@ -112,17 +117,18 @@ class _Frame:
 
 
 class PixelStore(ABC):
-    """Padded images on a device. `images` uint8 [N, H, W, 3], whose views `plan` can gather."""
+    """Padded images on a device: uint8 [N, H + 2p, W + 2p, 3] as `plan.padded` gives them, whose views `plan` can
+    gather. They are not written to.
+    """
 
-    def __init__(self, images: np.ndarray, plan: GatherPlan, device: torch.device) -> None:
+    def __init__(self, padded: np.ndarray, plan: GatherPlan, device: torch.device) -> None:
         self._plan = plan
         self._device = device
-        self._size: Size = (images.shape[1], images.shape[2])
+        self._size: Size = (padded.shape[1] - 2 * plan.crop.padding, padded.shape[2] - 2 * plan.crop.padding)
         crop_size = plan.size(self._size)
         if crop_size is None:
             raise ValueError(f"images of {self._size} cannot be gathered")
         self._crop_size: Size = crop_size
-        padded = np.stack([plan.crop.pad(image) for image in images]) if plan.crop.padding else images
         self._width = padded.shape[2]
         self._image_pixels = padded.shape[1] * padded.shape[2]
         self._store(np.ascontiguousarray(padded).reshape(-1, 3))
@@ -191,7 +197,7 @@ class DeviceStore(PixelStore):
 
     def _store(self, pixels: np.ndarray) -> None:
         height, width = self._crop_size
-        self._pixels = torch.from_numpy(pixels).to(self._device)
+        self._pixels = tensor_of(pixels).to(self._device)
         grid = np.arange(height)[:, None] * self._width + np.arange(width)
         upright = [grid, grid[:, ::-1], grid[::-1], grid[::-1, ::-1]]
         # Windows that are not square are never transposed.
@@ -203,6 +209,6 @@ class DeviceStore(PixelStore):
         return self._pixels[corner + self._grids[lay]].permute(0, 3, 1, 2)
 
 
-def pixel_store(images: np.ndarray, plan: GatherPlan, device: torch.device) -> PixelStore:
-    """The store for `images` uint8 [N, H, W, 3] that is fast on `device`."""
-    return (HostStore if device.type == "cpu" else DeviceStore)(images, plan, device)
+def pixel_store(padded: np.ndarray, plan: GatherPlan, device: torch.device) -> PixelStore:
+    """The store for images uint8 [N, H + 2p, W + 2p, 3], padded, that is fast on `device`."""
+    return (HostStore if device.type == "cpu" else DeviceStore)(padded, plan, device)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from kdray.data.dataset import Dataset, Split
-from kdray.data.feed import decoded_bytes, will_stream
+from kdray.data.feed import will_stream
+from kdray.data.footprint import decoded_bytes
 from kdray.experiment import ModelSpec
 from kdray.models.outputs import ModelInfo
 from kdray.models.zoo import build, describe

@@ -45,7 +45,7 @@ def test_a_gather_is_the_transforms_applied_one_image_at_a_time(side, views, ent
     augment = build_augment(entries, views=views)
     plan = GatherPlan.of(augment, views)
     assert plan is not None
-    store = kind(images, plan, torch.device("cpu"))
+    store = kind(plan.padded(images), plan, torch.device("cpu"))
     at = np.random.default_rng(1).integers(0, len(images), (5, 40))
     draws = drawn(augment, at, views)
     crops = store.crops(at, draws)
@@ -61,7 +61,8 @@ def test_a_gather_is_the_transforms_applied_one_image_at_a_time(side, views, ent
 @pytest.mark.parametrize("entries", LISTS, ids=str)
 def test_a_batch_is_the_callers_to_change(entries, kind) -> None:
     augment = build_augment(entries)
-    store = kind(IMAGES, GatherPlan.of(augment), torch.device("cpu"))
+    plan = GatherPlan.of(augment)
+    store = kind(plan.padded(IMAGES), plan, torch.device("cpu"))
     at = np.zeros((1, 4), dtype=np.int64)
     crops = store.crops(at, drawn(augment, at, 1))
     before = store.gather(crops, 0).clone()
@@ -89,9 +90,9 @@ def test_quarter_turns_are_gathered_where_they_are_square(entries, views) -> Non
     plan = GatherPlan.of(build_augment(entries), views)
     assert plan is not None and plan.size((12, 12)) == (12, 12) and plan.size((12, 16)) is None
     with pytest.raises(ValueError, match="cannot be gathered"):
-        pixel_store(IMAGES, plan, torch.device("cpu"))
+        pixel_store(plan.padded(IMAGES), plan, torch.device("cpu"))
 
 
 def test_the_cpu_has_its_own_store() -> None:
     plan = GatherPlan.of(build_augment(["flip"]))
-    assert isinstance(pixel_store(IMAGES, plan, torch.device("cpu")), HostStore)
+    assert isinstance(pixel_store(plan.padded(IMAGES), plan, torch.device("cpu")), HostStore)
