@@ -7,6 +7,7 @@ images cost to load is then paid once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -37,7 +38,8 @@ class TrialProcess(tune.Trainable):
         """Begin with the trial of `config`: its `number` and, as JSON, its `changes`."""
         self.work = work
         self.listener = RemoteListener(control)
-        self.session = work.enter()
+        self.entered = contextlib.ExitStack()
+        self.entered.enter_context(work.enter())
         self.run: TrialRun | None = None
         self.lineage: list[dict[str, Any]] | None = None
         self.spoiled = False
@@ -64,7 +66,7 @@ class TrialProcess(tune.Trainable):
         """End: Ray Tune takes the process away."""
         self._end_run()
         self.listener.close()
-        self.session.close()
+        self.entered.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Where the state of the trial lies; it was written at the end of the epoch."""

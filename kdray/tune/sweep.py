@@ -12,13 +12,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from kdray.data.ray_shared import start_sharing
 from kdray.errors import KdrayError
 from kdray.pipeline.record import now
 from kdray.store import Store, open_uri
@@ -93,6 +94,7 @@ class _Running(tune.Callback):
         self.earlier_s: dict[int, float] = {}
         self.by_id: dict[str, Trial] = {}
         self.error: BaseException | None = None
+        self.work = sweep.work
 
     def run(self) -> list[Trial]:
         sweep = self.sweep
@@ -108,7 +110,8 @@ class _Running(tune.Callback):
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sweep.slots.concurrent)  # a cluster grows by all that wait
-        control = start_control()
+        control, sharing = start_control(), start_sharing()
+        self.work = replace(sweep.work, sharing=sharing if sweep.work.in_process else None)
         thread = threading.Thread(target=self._fit, args=(control, unfinished), name="ray-tune-fit", daemon=True)
         thread.start()
         while thread.is_alive():
@@ -116,6 +119,7 @@ class _Running(tune.Callback):
             self._exchange(control)
         self._exchange(control)
         ray.kill(control)
+        sharing.close()
         sweep.journal.flush()
         if self.error is not None:
             raise self.error
@@ -158,7 +162,7 @@ class _Running(tune.Callback):
         scratch = f"{sweep.folder}/{TUNE_FOLDER}{os.getpid()}-{time.time_ns()}"
         filesystem, path = open_uri(sweep.store.path_uri(scratch))
         trainable = tune.with_resources(
-            tune.with_parameters(TrialProcess, work=sweep.work, control=control),
+            tune.with_parameters(TrialProcess, work=self.work, control=control),
             tune.PlacementGroupFactory(sweep.slots.bundles),
         )
         logging.getLogger("ray.tune").setLevel(logging.ERROR)

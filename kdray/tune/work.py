@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kdray.data.dataset import Dataset, open_dataset
+from kdray.data.shared import Sharing, install
 from kdray.experiment import Cluster, Experiment
 from kdray.experiment.changes import with_changes
 from kdray.pipeline.checks import with_shares
@@ -24,18 +25,7 @@ if TYPE_CHECKING:
     from kdray.tune.process import TrialRun
 
 
-class Session:
-    """What holds while a process runs trials."""
-
-    def __init__(self) -> None:
-        self.stack = contextlib.ExitStack()
-
-    def close(self) -> None:
-        """Let go of it."""
-        self.stack.close()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Work(ABC):
     """Trials of one kind: `shares` are the CPUs of each trial's workers, `goal` what they are judged by, `seen_by` the
     versions and the hardware that their records name.
@@ -45,6 +35,7 @@ class Work(ABC):
     cluster: Cluster
     shares: Shares
     seen_by: Mapping[str, Any]
+    sharing: Sharing | None = None
 
     @property
     def in_process(self) -> bool:
@@ -59,9 +50,9 @@ class Work(ABC):
             InputError: its parameters make no experiment.
         """
 
-    def enter(self) -> Session:
-        """Prepare a process that will run trials."""
-        return Session()
+    def enter(self) -> AbstractContextManager[None]:
+        """What holds in a process while it runs trials: resident images are one copy a node."""
+        return install(self.sharing)
 
     def run(self, config: Mapping[str, Any], run: TrialRun) -> dict[str, Any]:
         """Train the stage of `config` from where it was left, and return its record; `run` listens."""
@@ -75,7 +66,11 @@ class Work(ABC):
         if self.in_process:
             from kdray.train.worker import StageWorker
 
-            return StageWorker(with_shares(stage, self.shares, use_ray=True), run).run()
+            try:
+                return StageWorker(with_shares(stage, self.shares, use_ray=True), run).run()
+            finally:
+                if self.sharing is not None:
+                    self.sharing.leave()
         from kdray.train.trainer import run_on_ray
 
         return run_on_ray(with_shares(stage, self.shares, use_ray=True), self.cluster, self.shares, run)
@@ -88,7 +83,7 @@ class Work(ABC):
         """Take over the state at `pointer`; a trial's own is where it looks for it anyway."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CellWork(Work):
     """The stages of a plan, one a trial."""
 
@@ -98,7 +93,7 @@ class CellWork(Work):
         return self.stages[int(config["number"])]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchWork(Work):
     """One experiment with other parameters in every trial.
 
