@@ -3,6 +3,7 @@
 Pure: it reads the YAML files that it is given and nothing else; no torch, no Ray, no numpy.
 """
 
+from kdray.experiment.changes import with_changes
 from kdray.experiment.comparison import Comparison
 from kdray.experiment.data_part import Columns, Data, LabelNoise
 from kdray.experiment.load import (
@@ -27,9 +28,11 @@ from kdray.experiment.schema import (
     Student,
     Teacher,
 )
+from kdray.experiment.search_part import At, Scheduler, Search, Searcher, Transfer
 from kdray.experiment.train_part import Checkpointing, LrRule, Optimizer, Schedule, Train
 
 __all__ = [
+    "At",
     "Checkpointing",
     "Cluster",
     "Columns",
@@ -46,9 +49,13 @@ __all__ = [
     "Pack",
     "Part",
     "Schedule",
+    "Scheduler",
+    "Search",
+    "Searcher",
     "Student",
     "Teacher",
     "Train",
+    "Transfer",
     "comparison_from_dict",
     "digest_of",
     "experiment_from_dict",
@@ -59,4 +66,5 @@ __all__ = [
     "read_tree",
     "set_path",
     "to_yaml",
+    "with_changes",
 ]
