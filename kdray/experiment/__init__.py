@@ -4,6 +4,7 @@ Pure: it reads the YAML files that it is given and nothing else; no torch, no Ra
 """
 
 from kdray.experiment.balance_part import Balance
+from kdray.experiment.changes import with_changes
 from kdray.experiment.comparison import Comparison
 from kdray.experiment.data_part import Columns, Data, LabelNoise
 from kdray.experiment.load import (
@@ -28,9 +29,11 @@ from kdray.experiment.schema import (
     Student,
     Teacher,
 )
+from kdray.experiment.search_part import At, Scheduler, Search, Searcher, Transfer
 from kdray.experiment.train_part import Checkpointing, LrRule, Optimizer, Schedule, Train
 
 __all__ = [
+    "At",
     "Balance",
     "Checkpointing",
     "Cluster",
@@ -48,9 +51,13 @@ __all__ = [
     "Pack",
     "Part",
     "Schedule",
+    "Scheduler",
+    "Search",
+    "Searcher",
     "Student",
     "Teacher",
     "Train",
+    "Transfer",
     "comparison_from_dict",
     "digest_of",
     "experiment_from_dict",
@@ -61,4 +68,5 @@ __all__ = [
     "read_tree",
     "set_path",
     "to_yaml",
+    "with_changes",
 ]

@@ -13,7 +13,8 @@ from kdray.experiment.matrix import Matrix
 from kdray.experiment.schema import Cluster, Experiment
 
 SHARED_KEYS = ("name", "cluster", "storage")  # a comparison is one run: these stand at the top of its file
-VARIANT_KEYS = tuple(key for key in Experiment.model_fields if key not in SHARED_KEYS)
+SINGLE_KEYS = ("search",)  # what a file with variants cannot have
+VARIANT_KEYS = tuple(key for key in Experiment.model_fields if key not in (*SHARED_KEYS, *SINGLE_KEYS))
 
 
 @dataclass(frozen=True)

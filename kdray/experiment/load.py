@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kdray.errors import ConfigError, nearest
-from kdray.experiment.comparison import SHARED_KEYS, Comparison
+from kdray.experiment.comparison import SHARED_KEYS, SINGLE_KEYS, Comparison
 from kdray.experiment.explain import Problem, explain, problems, show
 from kdray.experiment.matrix import Matrix
 from kdray.experiment.matrix_axes import expand_matrix, refuse_both
@@ -21,7 +21,7 @@ from kdray.experiment.origin import CELLS, MATRIX, VARIANTS, Cells, Origin
 from kdray.experiment.paths import resolve
 from kdray.experiment.schema import Experiment
 from kdray.experiment.sets import Set, in_order
-from kdray.experiment.variants import Layer, Trees, apply_set, expand
+from kdray.experiment.variants import NO_SEARCH, Layer, Trees, apply_set, expand
 from kdray.experiment.yaml_text import Document, dotted, dump, parse
 
 
@@ -134,6 +134,10 @@ def _one(comparison: Comparison, where: str) -> Experiment:
 def _validate(read: _Read) -> Comparison:
     experiments: dict[str, Experiment] = {}
     found: dict[str, list[Problem]] = {}
+    for key in SINGLE_KEYS:
+        if read.variants and read.top.get(key) is not None:
+            problem = f"a file with variants cannot have a {key}"
+            raise ConfigError(problem, where=f"{read.origin.place((key,))}: {key}", fix=NO_SEARCH)
     for name, tree in (read.variants or {"": read.top}).items():
         try:
             experiments[name] = Experiment.model_validate(teacher_train(tree))

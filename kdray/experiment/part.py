@@ -104,3 +104,12 @@ def both_or_none(part: Part, one: str = "mean", other: str = "std") -> None:
     for key, missing in ((one, other), (other, one)):
         if getattr(part, key) is None and getattr(part, missing) is not None:
             raise refuse(f"is given without {key}", "Give both, or neither", (missing,))
+
+
+def only_for(part: Any, owners: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse a key that the chosen `type` would ignore. One that stands at its default says nothing and may stay."""
+    for key, kinds in owners.items():
+        value, default = getattr(part, key), type(part).model_fields[key].get_default(call_default_factory=True)
+        if part.type not in kinds and value != default:
+            problem = f"{key} {value} belongs to type {' or '.join(kinds)}, but the type is {part.type}"
+            raise refuse(problem, f"Remove it, or write type: {kinds[0]}", (key,))

@@ -32,6 +32,15 @@ def split_path(path: str) -> list[str]:
         at = at + 1 if path[at] == "." else len(path)  # anything else after a name: no name matches at the end
 
 
+def is_path(path: str) -> bool:
+    """Whether `path` is a dotted path."""
+    try:
+        split_path(path)
+    except ConfigError:
+        return False
+    return True
+
+
 def resolve(tree: Any, path: str) -> Keys:
     """Return the keys that the dotted `path` means in `tree`: the longest key that stands there at each map.
 

@@ -16,6 +16,7 @@ from kdray.experiment.data_part import Data
 from kdray.experiment.freeform import Objectives, Parameters, Transforms
 from kdray.experiment.mix_part import Mix, false_is_off, none_where_off
 from kdray.experiment.part import OPERATIONAL, Part, both_or_none, refuse
+from kdray.experiment.search_part import Search
 from kdray.experiment.train_part import Optimizer, Train
 
 
@@ -160,6 +161,7 @@ class Experiment(Part):
     cluster: Cluster = Field(default_factory=Cluster, json_schema_extra=OPERATIONAL)
     storage: Uri = Field(default="runs", json_schema_extra=OPERATIONAL)
     evaluate: Evaluate = Field(default_factory=Evaluate)
+    search: Search | None = Field(default=None, json_schema_extra=OPERATIONAL)
 
     @model_validator(mode="after")
     def _whole(self) -> Experiment:
@@ -182,6 +184,8 @@ class Experiment(Part):
         if self.teacher is not None and self.teacher.weights is None and self.teacher_data.mix is not None:
             own = self.teacher.train is not None
             self._batch_pairs(self.teacher.train or self.train, ("teacher", "train") if own else ("train",))
+        if self.search is not None:
+            self._has_the_metric(self.search)
         return self
 
     @property
@@ -211,3 +215,13 @@ class Experiment(Part):
             problem = f"images are mixed in pairs, and a batch of {train.batch} is {share} of each of {workers} workers"
             above = -(-train.batch // (16 * workers)) * 16 * workers
             raise refuse(problem, f"Give a multiple of {16 * workers}, such as {above}", (*at, "batch"))
+
+    def _has_the_metric(self, search: Search) -> None:
+        if not search.metric.startswith("val/"):
+            return
+        if self.data.validation == 0:
+            fix = "Set data.validation above 0, or search by loss/total: test takes part in no choice"
+            raise refuse(f"{search.metric} needs validation images, and there are none", fix, ("search", "metric"))
+        if search.scheduler.type != "none" and self.train.eval_every == 0:
+            problem = f"{search.scheduler.type} compares {search.metric} between epochs, and it is measured at the end"
+            raise refuse(problem, "Set train.eval_every to 1, or scheduler: none", ("search", "scheduler"))

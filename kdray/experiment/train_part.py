@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kdray.experiment.bounds import BelowOne, Betas, Count, Natural, NonNegative, Positive
-from kdray.experiment.part import OPERATIONAL, Part, refuse
+from kdray.experiment.part import OPERATIONAL, Part, only_for, refuse
 
 
 class Optimizer(Part):
@@ -23,7 +23,7 @@ class Optimizer(Part):
 
     @model_validator(mode="after")
     def _keys_of_the_type(self) -> Optimizer:
-        _only_for(self, {"momentum": ("sgd",), "nesterov": ("sgd",), "betas": ("adamw",)})
+        only_for(self, {"momentum": ("sgd",), "nesterov": ("sgd",), "betas": ("adamw",)})
         if self.nesterov and self.momentum == 0:
             raise refuse("nesterov needs momentum", "Give momentum above 0, or nesterov: false", ("nesterov",), True)
         return self
@@ -40,7 +40,7 @@ class Schedule(Part):
 
     @model_validator(mode="after")
     def _keys_of_the_type(self) -> Schedule:
-        _only_for(self, {"milestones": ("multistep",), "gamma": ("multistep",)})
+        only_for(self, {"milestones": ("multistep",), "gamma": ("multistep",)})
         if self.type == "multistep" and not self.milestones:
             raise refuse("multistep needs milestones", "Give the epochs of the drops: [150, 180, 210]", ("milestones",))
         for i in range(1, len(self.milestones)):
@@ -58,7 +58,7 @@ class LrRule(Part):
 
     @model_validator(mode="after")
     def _keys_of_the_type(self) -> LrRule:
-        _only_for(self, {"base_batch": ("linear", "sqrt")})
+        only_for(self, {"base_batch": ("linear", "sqrt")})
         return self
 
 
@@ -105,12 +105,3 @@ class Train(Part):
             fix = "Give warmup_epochs below train.epochs, or more epochs"
             raise refuse(problem, fix, ("schedule", "warmup_epochs"))
         return self
-
-
-def _only_for(part: Optimizer | Schedule | LrRule, owners: dict[str, tuple[str, ...]]) -> None:
-    """Refuse a key that the chosen type would ignore. One that stands at its default says nothing and may stay."""
-    for key, kinds in owners.items():
-        value, default = getattr(part, key), type(part).model_fields[key].get_default(call_default_factory=True)
-        if part.type not in kinds and value != default:
-            problem = f"{key} {value} belongs to type {' or '.join(kinds)}, but the type is {part.type}"
-            raise refuse(problem, f"Remove it, or write type: {kinds[0]}", (key,))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdray.errors import ConfigError, nearest
-from kdray.experiment.comparison import SHARED_KEYS, VARIANT_KEYS
+from kdray.experiment.comparison import SHARED_KEYS, SINGLE_KEYS, VARIANT_KEYS
 from kdray.experiment.explain import Place, show
 from kdray.experiment.merge import merge, override
 from kdray.experiment.origin import MATRIX, VARIANTS
@@ -17,6 +17,8 @@ from kdray.experiment.sets import Set
 Trees = dict[str, dict[str, Any]]  # whole experiments, not yet checked, by variant
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 _TAKES = f"A variant takes {', '.join(VARIANT_KEYS)}"
+
+NO_SEARCH = "Write what the variants differ in as a group of search.space, or give the search a file of its own"
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ def check_key(path: str, key: Any, where: str, whose: str = "variant") -> None:
     if key in VARIANT_KEYS:
         return
     takes = f"A {whose} takes {', '.join(VARIANT_KEYS)}"
-    if key in SHARED_KEYS or key in (VARIANTS, MATRIX, "base"):
+    if key in SINGLE_KEYS:
+        problem, fix = f"a file with {whose}s cannot have a {key}", NO_SEARCH
+    elif key in SHARED_KEYS or key in (VARIANTS, MATRIX, "base"):
         problem = f"{key} is not a {whose}'s to change"
         fix = f"Move it to the top of the file, or remove it. {takes}"
     else:

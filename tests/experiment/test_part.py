@@ -24,6 +24,9 @@ from kdray.experiment import (
     experiment_from_dict,
 )
 from kdray.experiment.part import is_operational
+from kdray.experiment.search_part import At, Scheduler, Search, Searcher, Transfer
+
+SEARCH = (Search, Searcher, Scheduler, At, Transfer)
 
 VALUES = {
     "name": "x",
@@ -118,7 +121,19 @@ def test_what_is_operational():
     """The list is a promise: a result field that lands here would let two different results share one artifact."""
     listed = {
         f"{part.__name__}.{name}"
-        for part in (Experiment, Data, Train, Checkpointing, Optimizer, Schedule, Teacher, Student, ModelSpec, Evaluate)
+        for part in (
+            Experiment,
+            Data,
+            Train,
+            Checkpointing,
+            Optimizer,
+            Schedule,
+            Teacher,
+            Student,
+            ModelSpec,
+            Evaluate,
+            *SEARCH,
+        )
         for name in part.model_fields
         if is_operational(part, name)
     }
@@ -142,6 +157,12 @@ def test_what_is_operational():
         "Teacher.min_accuracy",
         "Student.alone",
         "Evaluate.batch",
+        "Experiment.search",
+        "Search.trials",
+        "Search.concurrent",
+        "Search.max_hours",
+        "Search.mlflow",
+        "Transfer.check",
     }
 
 
