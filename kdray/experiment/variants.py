@@ -16,7 +16,6 @@ from kdray.experiment.sets import Set
 
 Trees = dict[str, dict[str, Any]]  # whole experiments, not yet checked, by variant
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
-_TAKES = f"A variant takes {', '.join(VARIANT_KEYS)}"
 
 NO_SEARCH = "Write what the variants differ in as a group of search.space, or give the search a file of its own"
 
@@ -113,7 +112,11 @@ def check_key(path: str, key: Any, where: str, whose: str = "variant") -> None:
 
 def _check_map(value: Any, where: str, path: str) -> None:
     if not isinstance(value, dict):
-        fix = "Write NAME: {objectives: {...}} under it" if path == VARIANTS else f"Write a map. {_TAKES}"
+        fix = (
+            "Write NAME: {objectives: {...}} under it"
+            if path == VARIANTS
+            else f"Write a map. A variant takes {', '.join(VARIANT_KEYS)}"
+        )
         raise ConfigError(f"wants a map, but {show(value)} stands there", where=f"{where}: {path}", fix=fix)
 
 

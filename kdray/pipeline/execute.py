@@ -137,8 +137,15 @@ class _Execution:
             if self.plan.comparison.first.search is not None and stage is self.plan.stages[-1][0]:
                 from kdray.tune.search_stage import search_stage
 
-                stage = search_stage(self.plan, stage, self.store, self.record, self.listener, self.view)
+                stage = search_stage(self.plan, stage, self.store, self.record, self.listener, self.view, self._prepare)
             self._one(stage, sizes)
+
+    def _prepare(self, proxy: Plan) -> None:
+        """Run what the student of `proxy` learns from, where that is not the run's own teacher."""
+        ours = {stage.spec.folder for stage, _ in self.plan.stages}
+        for stage, sizes in proxy.stages:
+            if stage.kind == "teacher" and stage.spec.folder not in ours:
+                self._one(replace(stage, name="teacher.proxy", title="teacher of the proxy"), sizes)
 
     def _one(self, stage: Stage, sizes: Estimate) -> None:
         self.on_stage(stage)

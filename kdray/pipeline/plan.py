@@ -44,7 +44,8 @@ class Plan:
 
     `kept` says of each member's images, in words, whether they are streamed: a dry run's data may be gone when that is
     read. `earlier` is the record that this run left before, if it did. `shares` are known for this machine only.
-    `weights` are digests of given weights by URI. `not_checked` says what a dry run could not reach; `exact` is False when digests are therefore not a run's.
+    `weights` are digests of given weights by URI. `not_checked` says what a dry run could not reach; `exact` is False
+    when digests are therefore not a run's.
     """
 
     comparison: Comparison

@@ -50,7 +50,9 @@ def plan_lines(plan: Plan) -> list[str]:
 def search_lines(experiment: Experiment, search: Search) -> list[str]:
     """What is searched, and how."""
     kind = "student" if experiment.student is not None else "teacher"
-    how = f"{search.searcher.type} + {search.scheduler.type}" if search.scheduler.type != "none" else search.searcher.type
+    how = (
+        f"{search.searcher.type} + {search.scheduler.type}" if search.scheduler.type != "none" else search.searcher.type
+    )
     at = ""
     if search.at is not None:
         at = f" within {search.at.epochs} epochs" if search.at.epochs else f" within {search.at.minutes:g} minutes"

@@ -131,7 +131,9 @@ class SweepView:
             words += f" (attempt {line.attempts})"
         if self._said.get(line.number) != line.parameters:
             self._said[line.number] = dict(line.parameters)
-            words += f": {parameters_text(line.parameters, short_names(self.state.first_values))}" if line.parameters else ""
+            words += (
+                f": {parameters_text(line.parameters, short_names(self.state.first_values))}" if line.parameters else ""
+            )
         self._shown_s[line.number] = time.monotonic()
         self._print(words)
 

@@ -1,4 +1,4 @@
-"""The cells of a matrix side by side: stages of a plan that do not wait for one another, as many as the cluster holds."""
+"""The cells of a matrix side by side: stages that do not wait for one another, as many as the cluster holds."""
 
 from __future__ import annotations
 

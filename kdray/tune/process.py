@@ -34,7 +34,7 @@ END_S = 120.0
 class TrialProcess(tune.Trainable):
     """One trial after another, each in a thread that waits at the end of an epoch until Ray Tune has decided."""
 
-    def setup(self, config: dict[str, Any], work: Work, control: Any) -> None:
+    def setup(self, config: dict[str, Any], work: Work, control: Any) -> None:  # type: ignore[override]
         """Begin with the trial of `config`: its `number` and, as JSON, its `changes`."""
         self.work = work
         self.listener = RemoteListener(control)
@@ -69,13 +69,11 @@ class TrialProcess(tune.Trainable):
         self.entered.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Where the state of the trial lies; it was written at the end of the epoch."""
-        return {} if self.run is None else self.run.pointer()
+        """Nothing: the state of the trial was written at the end of the epoch."""
+        return {"number": self.config["number"]}
 
-    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A trial finds its own state by itself; that of another one is copied here before it begins."""
-        self._end_run()
-        self.work.adopt(self.config, checkpoint)
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Nothing: a trial finds its state by itself, in its own folder."""
 
     def _end_run(self) -> None:
         if self.run is not None:
@@ -91,6 +89,7 @@ class TrialRun:
         self.number = int(config["number"])
         self.outer = listener
         self.max_epochs = 0  # `Work.run` says it
+        self.until = int(config.get("until", 0))
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
         self._go = threading.Semaphore(0)
         self._ending = threading.Event()
@@ -120,10 +119,6 @@ class TrialRun:
                 log.warning("trial %d does not stop; its process ends", self.number)
                 ray.actor.exit_actor()
 
-    def pointer(self) -> dict[str, Any]:
-        """See `Work.pointer`."""
-        return self.work.pointer(self.number, self._epoch)
-
     # -- in the trial's thread -----------------------------------------------------------------------------------------
 
     def _work(self, config: dict[str, Any]) -> None:
@@ -151,7 +146,8 @@ class TrialRun:
             self._epoch = int(values[EPOCH])
             # The last epoch is told of when all is evaluated and written: a trial that is stopped there has no model.
             if self._epoch < self.max_epochs:
-                self._tell(ended="done" if self.work.goal.spent(self._rows) else None)
+                waits = "waiting" if self._epoch == self.until else None
+                self._tell(ended="done" if self.work.goal.spent(self._rows) else waits)
                 self._wait()
         elif kind == "warning":
             self.outer.event("warning", {"text": f"trial {self.number}: {values['text']}"})

@@ -65,7 +65,7 @@ def remember(scheduler: TrialScheduler, ended: Iterable[Trial], unfinished: Iter
         if known is not None:
             _show(scheduler, trial, known, metric)
 
-    scheduler.on_trial_add = on_trial_add  # type: ignore[method-assign]
+    scheduler.on_trial_add = on_trial_add  # type: ignore[method-assign,assignment]
 
 
 @dataclass(frozen=True)

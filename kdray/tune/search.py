@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,24 +11,27 @@ import ray
 
 from kdray.data.dataset import Dataset
 from kdray.errors import Interrupted, KdrayError
-from kdray.experiment import Cluster, Comparison, Experiment, to_yaml
+from kdray.experiment import Cluster, Experiment
 from kdray.experiment.changes import with_changes
-from kdray.experiment.search_part import Search
+from kdray.experiment.search_part import Scheduler, Search, Transfer
 from kdray.objectives.search_space import space_of
 from kdray.pipeline.members import is_judged
-from kdray.pipeline.plan import Plan
+from kdray.pipeline.plan import Plan, make_plan
 from kdray.store import Store
 from kdray.train.cluster import with_gpus
 from kdray.train.job import Listener
 from kdray.train.shares import nodes_of
 from kdray.tune.journal import Journal
+from kdray.tune.population import Population
 from kdray.tune.samplers import make_sampler
 from kdray.tune.schedule import make_scheduler, remember
 from kdray.tune.slots import Slots, find_slots, room_to_grow
-from kdray.tune.suggest import Sampler
+from kdray.tune.suggest import Given, Sampler, Suggest
 from kdray.tune.sweep import Sweep
-from kdray.tune.trials import Goal, Trial, best_trial
+from kdray.tune.transfer import rank_correlation, to_check
+from kdray.tune.trials import ENDED, Goal, Trial, best_trial, new_trial
 from kdray.tune.views import ViewMaker
+from kdray.tune.winner import winner_of
 from kdray.tune.work import SearchWork
 
 FOLDER = "search"
@@ -51,17 +55,25 @@ def goal_of(search: Search) -> Goal:
 
 
 class Searching:
-    """The search of `plan`'s experiment, on the cluster that is connected."""
+    """The search of `plan`'s experiment, on the cluster that is connected. `prepare` makes what trials of another plan,
+    a proxy's, learn from."""
 
     def __init__(
-        self, plan: Plan, listener: Listener, view: ViewMaker, seen_by: dict[str, Any], store: Store, folder: str
+        self,
+        plan: Plan,
+        listener: Listener,
+        view: ViewMaker,
+        seen_by: dict[str, Any],
+        store: Store,
+        folder: str,
+        prepare: Callable[[Plan], None],
     ) -> None:
         self.plan = plan
         self.experiment = plan.comparison.first
         search = self.experiment.search
         assert search is not None
         self.search = search
-        self.listener, self.view, self.seen_by = listener, view, seen_by
+        self.listener, self.view, self.seen_by, self.prepare = listener, view, seen_by, prepare
         self.store, self.folder = store, folder
         self.goal = goal_of(search)
         self.space = space_of(self.experiment)
@@ -75,54 +87,93 @@ class Searching:
             KdrayError: no trial came to a result.
         """
         started = time.perf_counter()
-        wanted = self.search.wanted(self.space)
-        slots = slots_for(self.experiment.cluster, self.plan.stream, wanted, self.search.concurrent)
-        trials = self._sweep(
-            self.plan, self.folder, slots, make_sampler(self.search.searcher, self.space, self.seed, self.goal), wanted
-        )
-        best = best_trial(trials, self.goal)
-        if best is None:
-            raise _nothing(trials)
-        facts: dict[str, Any] = {
-            "metric": self.search.metric,
+        plan = self.plan if self.search.transfer is None else self._proxy(self.search.transfer)
+        slots = self._slots(plan)
+        trials = self._sweep(plan, self.folder, slots)
+        best = self._best(trials)
+        facts = self._facts(trials, best, slots, epochs_of(plan.comparison.first))
+        folder, won = self.folder, best
+        if self.search.transfer is not None:
+            folder = f"{self.folder}-full"
+            won, facts["transfer"] = self._transferred(self.search.transfer, trials, folder)
+            facts["best"] = won["of"]
+        facts["wall_s"] = time.perf_counter() - started
+        return Found(facts, winner_of(self.experiment, won, slots), won, artifact_of(folder, won["number"]))
+
+    def _facts(self, trials: list[Trial], best: Trial, slots: Slots, epochs: int) -> dict[str, Any]:
+        search = self.search
+        return {
+            "metric": search.metric,
             "mode": self.goal.mode,
-            "at": self.search.at.model_dump(exclude_none=True) if self.search.at is not None else None,
-            "searcher": self.search.searcher.model_dump(),
-            "scheduler": self.search.scheduler.model_dump(),
+            "at": search.at.model_dump(exclude_none=True) if search.at is not None else None,
+            "searcher": search.searcher.model_dump(),
+            "scheduler": search.scheduler.model_dump(),
             "space": self.space.texts(),
             "seed": self.seed,
-            "wanted": wanted,
-            "max_epochs": self.epochs,
+            "wanted": search.wanted(self.space),
+            "max_epochs": epochs,
             "concurrent": slots.concurrent,
             "cpus_per_trial": slots.shares.worker_cpus * slots.cluster.workers,
             "gpus_per_trial": (slots.cluster.gpus_per_worker or 0.0) * slots.cluster.workers,
             "trials": trials,
             "best": best["number"],
-            "wall_s": time.perf_counter() - started,
+            "transfer": None,
         }
-        return Found(facts, winner_of(self.experiment, best, slots), best, self._artifact(self.folder, best["number"]))
 
-    @property
-    def epochs(self) -> int:
-        """Epochs of a whole trial."""
-        own = self.experiment.teacher.train if self.experiment.student is None and self.experiment.teacher else None
-        return (own or self.experiment.train).epochs
+    def _best(self, trials: list[Trial]) -> Trial:
+        """The best of those that trained to the end; where none did, of those that were stopped."""
+        best = best_trial(trials, self.goal) or best_trial(trials, self.goal, ("stopped", "waiting"))
+        if best is None:
+            raise _nothing(trials)
+        return best
 
-    def _sweep(self, plan: Plan, folder: str, slots: Slots, sampler: Sampler, wanted: int) -> list[Trial]:
+    def _slots(self, plan: Plan) -> Slots:
+        wanted = self.search.wanted(self.space)
+        return slots_for(self.experiment.cluster, plan.stream, wanted, self.search.concurrent)
+
+    def _sweep(self, plan: Plan, folder: str, slots: Slots, given: list[Trial] | None = None) -> list[Trial]:
+        """All trials of the search or, with `given`, these, without a scheduler."""
         journal = Journal(self.store, folder)
         known = journal.load()
-        scheduler = make_scheduler(self.search.scheduler, self.goal.mode, self.goal.epochs or self.epochs)
-        unfinished = [trial for trial in known if trial["state"] not in ("done", "stopped", "failed")]
-        remember(scheduler, [t for t in known if t not in unfinished], unfinished, self.goal.metric)
-        hours = self.search.max_hours
+        epochs = self.goal.epochs or epochs_of(plan.comparison.first)
+        wanted = self.search.wanted(self.space) if given is None else len(given)
+        asked = self.search.scheduler if given is None else Scheduler()
+        scheduler = make_scheduler(asked, self.goal.mode, epochs)
+        ended = [trial for trial in known if trial["state"] in ENDED]
+        remember(scheduler, ended, [trial for trial in known if trial not in ended], self.goal.metric)
         work = search_work(plan, self.goal, slots, self.seen_by, self.store, folder)
+        hours = self.search.max_hours
 
         def on_end(trial: Trial) -> None:
             if trial["state"] == "stopped":
                 journal.flush()  # first: a trial whose state is gone must not be gone on with
                 work.forget_checkpoints(trial["number"])
 
-        with self.view(self.search.metric, self.goal.mode, wanted, self.epochs) as view:
+        def keep(trial: Trial) -> None:
+            journal.put(trial)
+            journal.flush()
+
+        def population(on_new: Callable[[str, Trial], None], stopping: Callable[[], bool]) -> Suggest:
+            return Population(
+                known,
+                asked,
+                self.space,
+                self.goal,
+                self.seed,
+                max_epochs=epochs,
+                size=wanted,
+                store=self.store,
+                folder_of=work.artifact,
+                keep=keep,
+                concurrent=slots.concurrent,
+                on_new=on_new,
+                stopping=stopping,
+            )
+
+        sampler: Sampler = Given(given or [])
+        if given is None:
+            sampler = make_sampler(self.search.searcher, self.space, self.seed, self.goal)
+        with self.view(self.search.metric, self.goal.mode, wanted, epochs) as view:
             try:
                 trials = Sweep(
                     work=work,
@@ -141,21 +192,52 @@ class Searching:
                     max_failures=plan.comparison.cluster.max_failures,
                     artifact=lambda number: self.store.path_uri(work.artifact(number)),
                     on_end=on_end,
+                    population=population if asked.type == "pbt" else None,
                 ).run()
             finally:
                 journal.close()
         if self.listener.stop_requested():
-            ended = sum(trial["state"] in ("done", "stopped", "failed") for trial in trials)
-            raise Interrupted(f"stopped after {ended} trials, the state of the others saved")
+            count = sum(trial["state"] in ENDED for trial in trials)
+            raise Interrupted(f"stopped with {count} of {wanted} trials ended, the state of the others saved")
         return trials
 
-    def _artifact(self, folder: str, number: int) -> str:
-        return f"{folder}/artifacts/{number:05d}"
+    # -- a proxy -------------------------------------------------------------------------------------------------------
+
+    def _proxy(self, transfer: Transfer) -> Plan:
+        plain = self.experiment.model_copy(update={"search": None})
+        plan = make_plan(with_changes(plain, transfer.set, "search.transfer.set"))
+        self.prepare(plan)
+        return plan
+
+    def _transferred(self, transfer: Transfer, trials: list[Trial], folder: str) -> tuple[Trial, dict[str, Any]]:
+        """Run some of the proxy's trials on the whole experiment, the best half and others of all ranks: the best of
+        them there, and how well the proxy foretold their order."""
+        chosen = to_check(trials, self.goal, transfer.check)
+        given = [
+            new_trial(n, each["parameters"], each["changes"]) | {"of": each["number"]} for n, each in enumerate(chosen)
+        ]
+        whole = self._sweep(self.plan, folder, self._slots(self.plan), given)
+        pairs = [
+            {"trial": each["of"], "proxy": trials[each["of"]]["value"], "full": each["value"]}
+            for each in whole
+            if each["value"] is not None
+        ]
+        facts = {"set": dict(transfer.set), "checked": pairs, **rank_correlation(pairs), "trials": whole}
+        return self._best(whole), facts
 
 
-def search_work(
-    plan: Plan, goal: Goal, slots: Slots, seen_by: dict[str, Any], store: Store, folder: str
-) -> SearchWork:
+def epochs_of(experiment: Experiment) -> int:
+    """Epochs of what is searched: the student's training or, without one, the teacher's."""
+    own = experiment.teacher.train if experiment.student is None and experiment.teacher is not None else None
+    return (own or experiment.train).epochs
+
+
+def artifact_of(folder: str, number: int) -> str:
+    """The folder of the artifact of trial `number`."""
+    return f"{folder}/artifacts/{number:05d}"
+
+
+def search_work(plan: Plan, goal: Goal, slots: Slots, seen_by: dict[str, Any], store: Store, folder: str) -> SearchWork:
     """The work of trials of `plan`'s only experiment; a teacher that it trains must be there when they begin."""
     (member,) = plan.members
     taught = next((stage.spec.folder for stage, _ in plan.stages if stage.kind == "teacher"), None)
@@ -189,35 +271,6 @@ def slots_for(cluster: Cluster, stream: bool, wanted: int | None, limit: int | N
     return find_slots(settled, nodes, stream, asked, limit, room_to_grow(trial, maxima))
 
 
-def winner_of(experiment: Experiment, trial: Trial, slots: Slots) -> Experiment:
-    """The experiment that trains the winner alone, with as many CPUs as it had: with others the sums of floats, and so
-    the last digits, differ."""
-    plain = experiment.model_copy(update={"search": None})
-    best = with_changes(plain, trial["changes"])
-    cluster = best.cluster.model_copy(update={"cpus_per_worker": slots.shares.worker_cpus})
-    return best.model_copy(update={"cluster": cluster})
-
-
-def adopt(store: Store, trial_folder: str, folder: str) -> None:
-    """Make the whole artifact of a trial that of the stage in `folder`; one that is there already stays."""
-    if store.exists(f"{folder}/record.json") or not store.exists(f"{trial_folder}/record.json"):
-        return
-    _copy(store, trial_folder, folder)
-    record = store.read_json(f"{trial_folder}/record.json")
-    store.write_json(f"{folder}/record.json", record | {"folder": folder, "trial": trial_folder})
-
-
-def _copy(store: Store, source: str, target: str) -> None:
-    for name in store.list(source):
-        path = name.rstrip("/")
-        if path in ("record.json", "checkpoints"):
-            continue
-        if store.list(f"{source}/{path}"):
-            _copy(store, f"{source}/{path}", f"{target}/{path}")
-        else:
-            store.write_bytes(f"{target}/{path}", store.read_bytes(f"{source}/{path}"))
-
-
 def _nothing(trials: list[Trial]) -> KdrayError:
     failed = [trial for trial in trials if trial["state"] == "failed"]
     said = f"; the first said: {failed[0]['error']}" if failed else ""
@@ -226,8 +279,3 @@ def _nothing(trials: list[Trial]) -> KdrayError:
         where="search",
         fix="Look at the traceback.txt in the trials' artifacts, or start anew with --fresh",
     )
-
-
-def best_text(found: Found, header: str) -> str:
-    """best.yaml: the winner's experiment, under a header that says where it comes from."""
-    return header + to_yaml(Comparison.of(found.winner.model_copy(update={"name": f"{found.winner.name}-best"})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,19 @@ from kdray.pipeline.shelf import RUNS
 from kdray.pipeline.stages import Stage
 from kdray.store import Store
 from kdray.train.job import Listener
-from kdray.tune.search import FOLDER, Searching, adopt, best_text
+from kdray.tune.search import FOLDER, Searching
 from kdray.tune.views import ViewMaker
+from kdray.tune.winner import adopt, best_text
 
 
 def search_stage(
-    plan: Plan, stage: Stage, store: Store, record: dict[str, Any], listener: Listener, view: ViewMaker
+    plan: Plan,
+    stage: Stage,
+    store: Store,
+    record: dict[str, Any],
+    listener: Listener,
+    view: ViewMaker,
+    prepare: Callable[[Plan], None],
 ) -> Stage:
     """Search, leave best.yaml and what is to be looked at in the run's folder, and return the winner's stage.
 
@@ -28,10 +36,10 @@ def search_stage(
     """
     run = f"{RUNS}/{plan.run_id}"
     seen_by = {"versions": record["versions"], "hardware": record["hardware"]}
-    found = Searching(plan, listener, view, seen_by, store, f"{run}/{FOLDER}").run()
+    found = Searching(plan, listener, view, seen_by, store, f"{run}/{FOLDER}", prepare).run()
     record["search"] = found.facts
     write_record(store, record)
-    store.write_text(f"{run}/best.yaml", best_text(found, ""))
+    store.write_text(f"{run}/best.yaml", best_text(found.winner, ""))
     won = make_plan(found.winner, fresh=plan.fresh).stages[-1][0]
     if not won.done:
         adopt(store, found.folder, won.spec.folder)

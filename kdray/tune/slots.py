@@ -58,7 +58,9 @@ def find_slots(
     if gpus:
         share = largest.cpus * gpus / largest.gpus if largest.gpus else GPU_WORKER_CPUS
         if cpus is None:
-            cpus = max(0.01, min(GPU_WORKER_CPUS, math.floor(100 * share) / 100) if stream else max(1.0, math.floor(share)))
+            cpus = max(
+                0.01, min(GPU_WORKER_CPUS, math.floor(100 * share) / 100) if stream else max(1.0, math.floor(share))
+            )
         if data is None:
             data = max(0.5, share - cpus) * workers if stream else 0.0
     else:

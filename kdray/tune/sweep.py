@@ -50,8 +50,8 @@ ENVIRONMENT = {
 class Sweep:
     """Trials to run: `work` says what each is, `sampler` which they are, `known` what earlier commands left of them.
 
-    `wanted` is how many there are to be in all (None: as many as the sampler has). `deadline` is a time of day (seconds)
-    after which no trial begins.
+    `wanted` is how many there are to be in all (None: as many as the sampler has). `deadline` is a time of day
+    (seconds) after which no trial begins. `population` makes what gives Ray Tune its trials, where that is not one after another.
     """
 
     work: Work
@@ -71,6 +71,7 @@ class Sweep:
     needs_value: bool = True  # a trial without a value of the metric is a failure
     artifact: Callable[[int], str] | None = None
     on_end: Callable[[Trial], None] | None = None
+    population: Callable[[Callable[[str, Trial], None], Callable[[], bool]], Suggest] | None = None
 
     def run(self) -> list[Trial]:
         """Run until no trial is left, and return all of them by number.
@@ -150,15 +151,18 @@ class _Running(tune.Callback):
 
     def _tune(self, control: Any, unfinished: Sequence[Trial]) -> None:
         sweep = self.sweep
-        suggest = Suggest(
-            sweep.sampler,
-            known=max(self.trials, default=-1) + 1,
-            unfinished=unfinished,
-            wanted=sweep.wanted,
-            concurrent=sweep.slots.concurrent,
-            on_new=self._begin,
-            stopping=self._stopping,
-        )
+        if sweep.population is not None:
+            suggest = sweep.population(self._begin, self._stopping)
+        else:
+            suggest = Suggest(
+                sweep.sampler,
+                known=max(self.trials, default=-1) + 1,
+                unfinished=unfinished,
+                wanted=sweep.wanted,
+                concurrent=sweep.slots.concurrent,
+                on_new=self._begin,
+                stopping=self._stopping,
+            )
         scratch = f"{sweep.folder}/{TUNE_FOLDER}{os.getpid()}-{time.time_ns()}"
         filesystem, path = open_uri(sweep.store.path_uri(scratch))
         trainable = tune.with_resources(
@@ -218,7 +222,9 @@ class _Running(tune.Callback):
         self.earlier_s[mine["number"]] = mine["wall_s"]
         self._put(mine)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """A trial finished an epoch, or ended by itself."""
         mine = self.by_id[trial.trial_id]
         told = json.loads(result[TOLD])
@@ -228,7 +234,7 @@ class _Running(tune.Callback):
             mine["state"], mine["error"] = told["ended"], told.get("error")
             if mine["state"] == "done" and mine["value"] is None and self.sweep.needs_value:
                 mine["state"], mine["error"] = "failed", f"it never reported a finite {self.sweep.goal.metric}"
-            mine |= {key: value for key, value in (told.get("facts") or {}).items()}
+            mine["ran"] = told.get("facts")
         self._put(mine)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

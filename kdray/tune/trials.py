@@ -1,6 +1,6 @@
 """A trial: one point of a search, or one cell of a matrix, as plain JSON values. What reports and journals read.
 
-`state` is `waiting` (not begun, or interrupted), `running`, `done`, `stopped` (ended early by the scheduler) or `failed`.
+`state` is `waiting` (not begun, or interrupted), `running`, `done`, `stopped` (by the scheduler) or `failed`.
 """
 
 from __future__ import annotations
@@ -110,6 +110,19 @@ def best_trial(trials: Iterable[Trial], goal: Goal, states: Sequence[str] = ("do
         if best is None or goal.better(trial["value"], best["value"]):
             best = trial
     return best
+
+
+def phases_of(lineage: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a lineage changes after its first epochs, as an experiment's `phases`."""
+    return [{"from_epoch": turn["from_epoch"], "set": turn["changes"]} for turn in lineage[1:]]
+
+
+def changes_of(trial: Trial) -> dict[str, Any]:
+    """All that makes the experiment of `trial`: its parameters, and what its lineage changed on the way."""
+    if not trial["lineage"]:
+        return dict(trial["changes"])
+    first, *later = trial["lineage"]
+    return dict(first["changes"]) | ({"phases": phases_of([first, *later])} if later else {})
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from kdray.store import Store
 from kdray.train.checkpoint import FOLDER as CHECKPOINTS
 from kdray.train.shares import Shares
 from kdray.train.spec import StageSpec
-from kdray.tune.trials import Goal
+from kdray.tune.trials import Goal, changes_of
 
 if TYPE_CHECKING:
     from kdray.tune.process import TrialRun
@@ -62,7 +62,7 @@ class Work(ABC):
             return store.read_json("record.json")
         if stage.train is not None:
             run.max_epochs = stage.train.epochs
-        stage = replace(stage, identity=stage.identity | self.seen_by)
+        stage = replace(stage, identity={**stage.identity, **self.seen_by})
         if self.in_process:
             from kdray.train.worker import StageWorker
 
@@ -74,13 +74,6 @@ class Work(ABC):
         from kdray.train.trainer import run_on_ray
 
         return run_on_ray(with_shares(stage, self.shares, use_ray=True), self.cluster, self.shares, run)
-
-    def pointer(self, number: int, epoch: int) -> dict[str, Any]:
-        """What tells another trial where the state of trial `number` after `epoch` lies."""
-        return {"number": number, "epoch": epoch}
-
-    def adopt(self, config: Mapping[str, Any], pointer: Mapping[str, Any]) -> None:
-        """Take over the state at `pointer`; a trial's own is where it looks for it anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +90,8 @@ class CellWork(Work):
 class SearchWork(Work):
     """One experiment with other parameters in every trial.
 
-    `kind` is the stage that is searched. `taught` is the folder of the teacher that an earlier stage left, `weights` are
-    digests of given weights by URI. Trial artifacts lie below `folder` of `store`.
+    `kind` is the stage that is searched. `taught` is the folder of the teacher that an earlier stage left, `weights`
+    are digests of given weights by URI. Trial artifacts lie below `folder` of `store`.
     """
 
     experiment: Experiment
@@ -111,11 +104,14 @@ class SearchWork(Work):
     folder: str
 
     def stage(self, config: Mapping[str, Any]) -> StageSpec:
-        experiment = with_changes(self.experiment, json.loads(config["changes"]))
+        trial = {"changes": json.loads(config["changes"]), "lineage": json.loads(config.get("lineage", "[]"))}
+        experiment = with_changes(self.experiment, changes_of(trial))
         dataset = self.dataset if experiment.data == self.experiment.data else open_dataset(experiment.data)
         drafts = draft_stages(experiment, self.judged, self.weights.__getitem__)
         draft = next(each for each in drafts if each.name == self.kind)
-        spec = stage_spec(experiment, dataset, draft, self.taught, Store(self.store), self.artifact(int(config["number"])))
+        spec = stage_spec(
+            experiment, dataset, draft, self.taught, Store(self.store), self.artifact(int(config["number"]))
+        )
         assert spec.train is not None
         keeping = spec.train.checkpoint.model_copy(update={"every_epochs": 1})
         return replace(spec, train=spec.train.model_copy(update={"checkpoint": keeping}))

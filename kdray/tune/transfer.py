@@ -1,0 +1,34 @@
+"""What a search on a proxy says of the whole experiment: which trials to run there, and how well it ranked them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scipy import stats
+
+from kdray.tune.trials import Goal, Trial
+
+
+def to_check(trials: Sequence[Trial], goal: Goal, count: int) -> list[Trial]:
+    """`count` trials with a value: the best half of them, and others evenly spaced over the ranks below.
+
+    The best alone would say nothing of the proxy: their values are close to each other whatever it is worth.
+    """
+    ended = [trial for trial in trials if trial["value"] is not None and trial["state"] in ("done", "stopped")]
+    ranked = sorted(ended, key=lambda trial: trial["value"], reverse=goal.mode == "max")
+    ranked.sort(key=lambda trial: trial["state"] != "done")  # one that was stopped is worse than what went on
+    best, rest = ranked[: (count + 1) // 2], ranked[(count + 1) // 2 :]
+    more = min(count - len(best), len(rest))
+    return best + [rest[round((i + 1) * len(rest) / more) - 1] for i in range(more)]
+
+
+def rank_correlation(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Spearman's rho and Kendall's tau between `proxy` and `full`, each None where fewer than three pairs differ."""
+    proxy, full = [pair["proxy"] for pair in pairs], [pair["full"] for pair in pairs]
+    if len(pairs) < 3 or len(set(proxy)) < 2 or len(set(full)) < 2:
+        return {"spearman": None, "kendall": None}
+    return {
+        "spearman": float(stats.spearmanr(proxy, full).statistic),
+        "kendall": float(stats.kendalltau(proxy, full).statistic),
+    }

@@ -1,0 +1,43 @@
+"""The winner of a search as a plain experiment, and its trial's artifact as that of a stage."""
+
+from __future__ import annotations
+
+from kdray.experiment import Comparison, Experiment, to_yaml
+from kdray.experiment.changes import with_changes
+from kdray.store import Store
+from kdray.tune.slots import Slots
+from kdray.tune.trials import Trial, changes_of
+
+
+def winner_of(experiment: Experiment, trial: Trial, slots: Slots) -> Experiment:
+    """The experiment that trains the winner alone, with as many CPUs as it had: with others the sums of floats, and so
+    the last digits, differ."""
+    plain = experiment.model_copy(update={"search": None})
+    best = with_changes(plain, changes_of(trial))
+    cluster = best.cluster.model_copy(update={"cpus_per_worker": slots.shares.worker_cpus})
+    return best.model_copy(update={"cluster": cluster})
+
+
+def adopt(store: Store, trial_folder: str, folder: str) -> None:
+    """Make the whole artifact of a trial that of the stage in `folder`; one that is there already stays."""
+    if store.exists(f"{folder}/record.json") or not store.exists(f"{trial_folder}/record.json"):
+        return
+    _copy(store, trial_folder, folder)
+    record = store.read_json(f"{trial_folder}/record.json")
+    store.write_json(f"{folder}/record.json", record | {"folder": folder, "trial": trial_folder})
+
+
+def _copy(store: Store, source: str, target: str) -> None:
+    for name in store.list(source):
+        path = name.rstrip("/")
+        if path in ("record.json", "checkpoints"):
+            continue
+        if store.list(f"{source}/{path}"):
+            _copy(store, f"{source}/{path}", f"{target}/{path}")
+        else:
+            store.write_bytes(f"{target}/{path}", store.read_bytes(f"{source}/{path}"))
+
+
+def best_text(winner: Experiment, header: str) -> str:
+    """best.yaml: the winner's experiment, under a header that says where it comes from."""
+    return header + to_yaml(Comparison.of(winner.model_copy(update={"name": f"{winner.name}-best"})))
