@@ -34,7 +34,8 @@ class Goal:
 
     def counted(self, history: Sequence[Row]) -> list[Row]:
         """The rows of `history` that are within the budget."""
-        rows, spent = [], 0.0
+        rows: list[Row] = []
+        spent = 0.0
         for row in history:
             spent += float(row.get("seconds", 0.0))
             over = self.seconds is not None and spent > self.seconds and rows
