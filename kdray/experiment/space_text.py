@@ -6,6 +6,7 @@ is what the path is set to. A list is a choice everywhere.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -64,7 +65,8 @@ def read_space(plain: Any) -> Space:
             continue
         found = _distribution(value, keys)
         if found is None:
-            raise Unreadable(keys, f"{written(value)} is no distribution", _forms())
+            hint = nearest(_called_as(value) or "", FORMS) if isinstance(value, str) else ""
+            raise Unreadable(keys, f"{written(value)} is no distribution{hint}", _forms())
         if name in parameters:
             raise Unreadable(keys, "is given twice", "Keep one of them")
         parameters[name] = found
@@ -194,8 +196,9 @@ def _called(text: str) -> Distribution | None:
         return None
     name = match[1]
     if name not in FORMS:
-        if hint := nearest(name, FORMS):
-            raise ConfigError(f"unknown distribution {name!r}{hint}", fix=_forms())
+        # A fixed text may look like a call; one that is nearly a distribution is a slip.
+        if difflib.get_close_matches(name, FORMS, n=1, cutoff=0.75):
+            raise ConfigError(f"unknown distribution {name!r}{nearest(name, FORMS)}", fix=_forms())
         return None
     try:
         arguments = parse(f"[{match[2]}]", name, has_lines=False).value

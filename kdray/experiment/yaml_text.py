@@ -2,7 +2,7 @@
 
 Differences from `yaml.safe_load`: 1e-3 is a number; only true and false are booleans (yes, no, on, off are text); 12:30
 and dates are text; 010, 0x1F and 0b1 are errors; a key given twice is an error; keys are text; tags beyond plain data
-are errors. Every value can say on which line it stands.
+are errors; a call in braces, {a: choice(2, 4)}, is one text. Every value can say on which line it stands.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import yaml
 
 from kdray.errors import ConfigError
 from kdray.experiment.freeform import MAX_DEPTH, Path
+from kdray.experiment.yaml_calls import with_calls_whole
 
 MAX_VALUES = 100_000  # aliases can blow a small file up to any size; no experiment comes near this
 _TAG = "tag:yaml.org,2002:"
@@ -152,7 +153,7 @@ class _Builder:
         merged: dict[str, Any] = {}
         own: dict[str, Any] = {}
         lines: dict[str, int] = {}
-        for key_node, value_node in node.value:
+        for key_node, value_node in with_calls_whole(node.value):
             if key_node.tag == _TAG + "merge":
                 for source in _merge_sources(value_node):
                     if not isinstance(source, yaml.MappingNode):

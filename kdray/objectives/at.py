@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class AT(Objective):
     family = "features"
     source = "Zagoruyko and Komodakis, Attention Transfer, ICLR 2017 (arXiv 1612.03928)"
     mixable = True
+    # The published 1000, a decade to either side; the paper's powers.
+    search_space: ClassVar = {"weight": "loguniform(100, 10000)", "p": "uniform(1, 4)"}
     options: ATConfig
 
     def __init__(self, options: ATConfig, setup: Setup) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -40,6 +40,8 @@ class CC(Objective):
     family = "relational"
     source = "Peng et al., ICCV 2019 (arXiv 1904.01802), as in RepDistiller"
     mixable = True
+    # The published 0.02, a decade to either side.
+    search_space: ClassVar = {"weight": "loguniform(0.002, 0.2)"}
     options: CCConfig
 
     def __init__(self, options: CCConfig, setup: Setup) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,8 @@ class CKD(Objective):
     family = "logits"
     source = "Zhu, Zhou, Zhu et al., CKD, arXiv 2404.14109; ZhouXinzzzzz/CKD"
     mixable = True
+    # Released weights are 10 to 100 at T 1 or 2; at T 0.1 the cosines' floor asks for about 1.
+    search_space: ClassVar = {"weight": "loguniform(1, 100)", "temperature": "loguniform(0.1, 2)"}
     options: CKDConfig
 
     @classmethod

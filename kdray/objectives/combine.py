@@ -182,6 +182,16 @@ class Composite(Objective):
         return all(member.takes_mixed(inner) for member, inner in members if inner.weight > 0)
 
     @classmethod
+    def searched(cls, options: Any) -> Mapping[str, str]:
+        """Its own, and that of every member that takes part, below the member's name."""
+        found = dict(cls.search_space)
+        for name, member in cls.members_of.items():
+            inner = getattr(options, name)
+            if inner.weight > 0:
+                found |= {f"{name}.{path}": text for path, text in member.searched(inner).items()}
+        return found
+
+    @classmethod
     def bank_bytes(cls, options: Any, setup: Setup) -> int:
         members = [(member, getattr(options, name)) for name, member in cls.members_of.items()]
         return sum(member.bank_bytes(inner, setup) for member, inner in members if inner.weight > 0)

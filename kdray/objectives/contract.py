@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -212,6 +212,9 @@ class Objective(nn.Module, ABC):
     """Whether it is sound on mixed images (`data.mix`), of which each has two labels and two row numbers. It is where
     it compares both networks' outputs of the same image and does not read `Targets.labels`, or reads `Targets.mixed`
     beside them. Where options decide, `takes_mixed` does."""
+    search_space: ClassVar[Mapping[str, str]] = {}
+    """What `search.space: default` searches of it: paths below its name, with a distribution each. Nothing that changes
+    the shape of its heads or its state, so that any scheduler can move it; the middle is near the published value."""
     revision: ClassVar[int] = 1
     """Raised when a default or the formula changes: what an earlier revision trained is not taken for this one's."""
 
@@ -233,6 +236,11 @@ class Objective(nn.Module, ABC):
     def takes_mixed(cls, options: Any) -> bool:
         """Whether these options are sound on mixed images, see `mixable`."""
         return cls.mixable
+
+    @classmethod
+    def searched(cls, options: Any) -> Mapping[str, str]:
+        """What `search_space` is for these options: without what they leave unused."""
+        return cls.search_space
 
     @classmethod
     def bank_bytes(cls, options: Any, setup: Setup) -> int:

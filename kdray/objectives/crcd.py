@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -75,10 +75,21 @@ class CRCD(Objective):
     provenance = "paper"
     family = "contrastive"
     source = "Zhu et al., CVPR 2021, arXiv 2103.16367"
+    # The published 1 and tau 0.05.
+    search_space: ClassVar = {
+        "weight": "loguniform(0.05, 3)",
+        "temperature": "loguniform(0.05, 0.5)",
+        "gradient_temperature": "loguniform(1, 8)",
+    }
     options: CRCDConfig
 
     log_z: Tensor
     z_known: bool
+
+    @classmethod
+    def searched(cls, options: CRCDConfig) -> Mapping[str, str]:
+        unused = "gradient_temperature" if options.source == "feature" else None
+        return {key: text for key, text in cls.search_space.items() if key != unused}
 
     def __init__(self, options: CRCDConfig, setup: Setup) -> None:
         super().__init__(options, setup)

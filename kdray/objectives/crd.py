@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,13 @@ class CRD(MemoryContrast):
     provenance = "author-code"
     family = "contrastive"
     source = "Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699"
+    # The paper's 0.8, tau 0.07 and K 16384, with the values its successors took.
+    search_space: ClassVar = {
+        "weight": "loguniform(0.05, 2)",
+        "temperature": "loguniform(0.05, 0.2)",
+        "bank_samples": "logint(1024, 16384)",
+        "momentum": "uniform(0, 0.9)",
+    }
     options: CRDConfig
 
     def __init__(self, options: CRDConfig, setup: Setup) -> None:

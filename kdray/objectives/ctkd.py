@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,8 @@ class CTKD(Objective):
     family = "logits"
     source = "Li et al., AAAI 2023, arXiv 2211.16231; zhengli97/CTKD"
     mixable = True
+    # The released 0.9 (9 with standardised logits); half and twice the published span of temperatures.
+    search_space: ClassVar = {"weight": "loguniform(0.1, 20)", "span": "loguniform(10, 40)"}
     options: CTKDConfig
 
     def __init__(self, options: CTKDConfig, setup: Setup) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,12 @@ class DIST(Objective):
     family = "logits"
     source = "Huang et al., NeurIPS 2022, arXiv 2205.10536; hunto/DIST_KD"
     mixable = True
+    # The released 2, T 4 on CIFAR and 1 on ImageNet; gamma beside beta 1.
+    search_space: ClassVar = {
+        "weight": "loguniform(0.5, 8)",
+        "temperature": "loguniform(1, 8)",
+        "gamma": "loguniform(0.3, 3)",
+    }
     options: DISTConfig
 
     @classmethod

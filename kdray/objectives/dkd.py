@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,12 @@ class DKD(Objective):
     provenance = "author-code"
     family = "logits"
     source = "Zhao et al., CVPR 2022, arXiv 2203.08679; megvii-research/mdistiller"
+    # Released betas are 0.5 to 8, weights 1 (9 to 18 with standardised logits), T 1 or 4.
+    search_space: ClassVar = {
+        "weight": "loguniform(0.5, 20)",
+        "beta": "loguniform(0.5, 10)",
+        "temperature": "loguniform(1, 8)",
+    }
     options: DKDConfig
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class FitNet(Objective):
     family = "features"
     source = "Romero et al., FitNets, ICLR 2015 (arXiv 1412.6550); form of RepDistiller and mdistiller"
     mixable = True
+    # The published 100, a decade to either side.
+    search_space: ClassVar = {"weight": "loguniform(10, 1000)"}
     options: FitNetConfig
 
     def __init__(self, options: FitNetConfig, setup: Setup) -> None:

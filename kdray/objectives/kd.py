@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class KD(Objective):
     family = "logits"
     source = "Hinton, Vinyals, Dean, arXiv 1503.02531"
     mixable = True
+    # Recipes of 0.5 to 1, and 1 to 18 with standardised logits; T 1 on ImageNet, 2 to 6 on CIFAR.
+    search_space: ClassVar = {"weight": "loguniform(0.1, 20)", "temperature": "loguniform(1, 8)"}
     options: KDConfig
 
     @classmethod

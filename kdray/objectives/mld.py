@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +100,12 @@ class MLD(Objective):
     family = "logits"
     source = "Jin, Wang, Lin, CVPR 2023; Jin-Ying/Multi-Level-Logit-Distillation"
     mixable = True
+    # The released 0.9 (6 to 9 with standardised logits); its levels beside the instance level's 1.
+    search_space: ClassVar = {
+        "weight": "loguniform(0.1, 10)",
+        "batch": "loguniform(0.1, 10)",
+        "classes": "loguniform(0.1, 10)",
+    }
     options: MLDConfig
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -60,6 +60,8 @@ class NST(Objective):
     family = "features"
     source = "Huang and Wang, Like What You Like: Neuron Selectivity Transfer, 2017 (arXiv 1707.01219)"
     mixable = True
+    # The published 50, a decade to either side.
+    search_space: ClassVar = {"weight": "loguniform(5, 500)"}
     options: NSTConfig
 
     def __init__(self, options: NSTConfig, setup: Setup) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -49,6 +49,8 @@ class PKT(Objective):
     family = "relational"
     source = "Passalis and Tefas, ECCV 2018 (arXiv 1803.10837)"
     mixable = True
+    # The published 30000.
+    search_space: ClassVar = {"weight": "loguniform(3000, 100000)"}
     options: PKTConfig
 
     @classmethod

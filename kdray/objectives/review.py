@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,8 @@ class Review(Objective):
     family = "features"
     source = "Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021 (arXiv 2104.09044)"
     mixable = True
+    # Released weights are 0.6 to 8, by pair.
+    search_space: ClassVar = {"weight": "loguniform(0.3, 20)"}
     options: ReviewConfig
 
     def __init__(self, options: ReviewConfig, setup: Setup) -> None:

@@ -7,7 +7,7 @@ are gone through in pieces, forward and backward.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -120,6 +120,8 @@ class RKD(Objective):
     family = "relational"
     source = "Park, Kim, Lu, Cho, CVPR 2019 (arXiv 1904.05068)"
     mixable = True
+    # The published 25 and 50; the overall weight would say the same again.
+    search_space: ClassVar = {"distance": "loguniform(5, 100)", "angle": "loguniform(5, 100)"}
     options: RKDConfig
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,8 @@ class SimKD(Objective):
     family = "features"
     source = "Chen et al., CVPR 2022 (arXiv 2203.14001)"
     mixable = True
+    # The published 1, a decade to either side; it has no other.
+    search_space: ClassVar = {"weight": "loguniform(0.1, 10)"}
     options: SimKDConfig
 
     def __init__(self, options: SimKDConfig, setup: Setup) -> None:

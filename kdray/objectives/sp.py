@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -42,6 +42,8 @@ class SP(Objective):
     family = "relational"
     source = "Tung and Mori, ICCV 2019 (arXiv 1907.09682)"
     mixable = True
+    # The published 3000.
+    search_space: ClassVar = {"weight": "loguniform(300, 10000)"}
     options: SPConfig
 
     def __init__(self, options: SPConfig, setup: Setup) -> None:

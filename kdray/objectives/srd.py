@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class SRD(Objective):
     family = "features"
     source = "Miles and Mikolajczyk, AAAI 2024 (arXiv 2303.11098)"
     mixable = True
+    # The released 2 and exponent 4.
+    search_space: ClassVar = {"weight": "loguniform(0.2, 10)", "exponent": "uniform(2, 6)"}
     options: SRDConfig
 
     def __init__(self, options: SRDConfig, setup: Setup) -> None:

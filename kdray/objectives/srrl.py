@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ class SRRL(Objective):
     family = "features"
     source = "Yang, Martinez, Bulat, Tzimiropoulos, ICLR 2021 (arXiv 2003.04289)"
     mixable = True
+    # The published 1 and 1; the overall weight would say the same again.
+    search_space: ClassVar = {"feature": "loguniform(0.1, 10)", "regression": "loguniform(0.1, 10)"}
     options: SRRLConfig
 
     def __init__(self, options: SRRLConfig, setup: Setup) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,14 @@ class SSKD(Objective):
     provenance = "author-code"
     family = "contrastive"
     source = "Xu, Liu, Li, Loy, ECCV 2020, arXiv 2006.07114"
+    # The released 0.9, 2.7 and 10, T 4 and tau 0.5; the overall weight would say the same again.
+    search_space: ClassVar = {
+        "kd": "loguniform(0.1, 3)",
+        "transfer": "loguniform(0.3, 10)",
+        "similarity": "loguniform(1, 100)",
+        "temperature": "loguniform(1, 8)",
+        "similarity_temperature": "loguniform(0.1, 1)",
+    }
     options: SSKDConfig
 
     def __init__(self, options: SSKDConfig, setup: Setup) -> None:

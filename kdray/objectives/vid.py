@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,8 @@ class VID(Objective):
     family = "features"
     source = "Ahn et al., Variational Information Distillation, CVPR 2019 (arXiv 1904.05835)"
     mixable = True
+    # The published 1, a decade to either side.
+    search_space: ClassVar = {"weight": "loguniform(0.1, 10)"}
     options: VIDConfig
 
     def __init__(self, options: VIDConfig, setup: Setup) -> None:

@@ -8,6 +8,7 @@ of both networks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -77,7 +78,20 @@ class ClassGuided(MemoryContrast):
     provenance = "reconstruction"
     family = "contrastive"
     source = "CLMKD (CAAI TIT 2025) from CRCKD (arXiv 2107.03225), CRD (arXiv 1910.10699), MLKD (arXiv 2012.00573)"
+    # CRCKD's 0.1 and MLKD's 1 lie inside; its P of 20 and K of 4096, CRD's K of 16384.
+    search_space: ClassVar = {
+        "weight": "loguniform(0.05, 3)",
+        "temperature": "loguniform(0.05, 0.2)",
+        "positives": "int(1, 20)",
+        "negatives": "logint(1024, 16384)",
+        "momentum": "uniform(0, 0.9)",
+    }
     options: ClassGuidedConfig
+
+    @classmethod
+    def searched(cls, options: ClassGuidedConfig) -> Mapping[str, str]:
+        banks = ("positives", "negatives", "momentum")
+        return {key: text for key, text in cls.search_space.items() if options.mode == "memory" or key not in banks}
 
     def __init__(self, options: ClassGuidedConfig, setup: Setup) -> None:
         super().__init__(options, setup)

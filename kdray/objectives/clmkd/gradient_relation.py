@@ -8,8 +8,9 @@ with respect to features to anchors. Changed here: the gradient in closed form, 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,18 @@ class GradientRelation(Objective):
     family = "contrastive"
     source = "CLMKD (CAAI TIT 2025) from CRCD (arXiv 2103.16367)"
     revision = 2  # 1 had gradients alone, with negatives of other classes
+    # CRCD's 1 and tau 0.05.
+    search_space: ClassVar = {
+        "weight": "loguniform(0.01, 3)",
+        "temperature": "loguniform(0.05, 0.5)",
+        "gradient_temperature": "loguniform(1, 8)",
+    }
     options: GradientRelationConfig
+
+    @classmethod
+    def searched(cls, options: GradientRelationConfig) -> Mapping[str, str]:
+        unused = "gradient_temperature" if options.source == "feature" else None
+        return {key: text for key, text in cls.search_space.items() if key != unused}
 
     def __init__(self, options: GradientRelationConfig, setup: Setup) -> None:
         super().__init__(options, setup)

@@ -5,6 +5,7 @@ Reconstruction, and the least certain part of it: the name alone is published, s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -102,11 +103,23 @@ class SemanticSimilarity(Objective):
     provenance = "reconstruction"
     family = "relational"
     source = "CLMKD (CAAI TIT 2025) from MLKD (arXiv 2012.00573), SP (arXiv 1907.09682), CRCKD (arXiv 2107.03225)"
+    # MLKD's 50 (20 on ImageNet) at tau 0.5; SP's 3000; CRCKD's 1 at tau 0.07; MLKD's 10 or 20 for its alignment.
+    spaces_by_form: ClassVar[dict[str, dict[str, str]]] = {
+        "gram_kl": {"weight": "loguniform(1, 100)", "temperature": "loguniform(0.1, 1)"},
+        "sp": {"weight": "loguniform(300, 10000)"},
+        "centroid_kl": {"weight": "loguniform(0.1, 10)", "temperature": "loguniform(0.05, 0.2)"},
+        "align": {"weight": "loguniform(1, 60)"},
+    }
+    search_space: ClassVar = spaces_by_form["gram_kl"]
     options: SemanticSimilarityConfig
 
     student_centroids: Tensor
     teacher_centroids: Tensor
     seen: Tensor
+
+    @classmethod
+    def searched(cls, options: SemanticSimilarityConfig) -> Mapping[str, str]:
+        return cls.spaces_by_form[options.form]
 
     def __init__(self, options: SemanticSimilarityConfig, setup: Setup) -> None:
         super().__init__(options, setup)

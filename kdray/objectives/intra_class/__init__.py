@@ -8,8 +8,8 @@ Reconstruction of "Enriching Knowledge Distillation with Intra-Class Contrastive
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -108,10 +108,22 @@ class IntraClass(Objective):
     provenance = "reconstruction"
     family = "teacher"
     source = "Intra-class contrastive KD (arXiv 2509.22053), details ours"
+    # No value is published: grids that readers of the paper took.
+    search_space: ClassVar = {
+        "weight": "loguniform(0.005, 0.1)",
+        "temperature": "loguniform(0.07, 0.5)",
+        "delta": "uniform(0, 0.9)",
+    }
     options: IntraClassConfig
 
     distances: Tensor
     measured: bool
+
+    @classmethod
+    def searched(cls, options: IntraClassConfig) -> Mapping[str, str]:
+        # A margin of logits has another scale than one of probabilities.
+        unused = "delta" if options.margin == "logit" else None
+        return {key: text for key, text in cls.search_space.items() if key != unused}
 
     def __init__(self, options: IntraClassConfig, setup: Setup) -> None:
         super().__init__(options, setup)

@@ -6,7 +6,7 @@ Pearson correlation (Huang et al., NeurIPS 2022).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,8 @@ class Category(Objective):
     provenance = "reconstruction"
     family = "contrastive"
     source = "MCLD (arXiv 2411.10693), InfoNCE on columns of logits; centring from DIST (arXiv 2205.10536)"
+    # As `mcld.instance`.
+    search_space: ClassVar = {"weight": "loguniform(0.5, 10)", "temperature": "loguniform(0.05, 0.5)"}
     options: CategoryConfig
 
     @classmethod

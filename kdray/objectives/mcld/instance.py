@@ -5,7 +5,7 @@ Reconstruction: InfoNCE between the rows of both networks' logits, one student r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
@@ -52,6 +52,8 @@ class Instance(QueuedObjective):
     provenance = "reconstruction"
     family = "contrastive"
     source = "MCLD (arXiv 2411.10693), InfoNCE on logits; queue from MoCo (arXiv 1911.05722)"
+    # For tau up to 0.5, where cosines leave a loss to lower; CKD's weights of 10 to 100 belong to tau 1.
+    search_space: ClassVar = {"weight": "loguniform(0.5, 10)", "temperature": "loguniform(0.05, 0.5)"}
     options: InstanceConfig
 
     @classmethod

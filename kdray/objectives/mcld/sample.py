@@ -5,7 +5,7 @@ Reconstruction: the paper names the term; how it differs from the instance-wise 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -77,6 +77,8 @@ class Sample(QueuedObjective):
     provenance = "reconstruction"
     family = "contrastive"
     source = "MCLD (arXiv 2411.10693) from CKD (transposed), SupCon (multi_positive), SEED (relation with a queue)"
+    # As `mcld.instance`.
+    search_space: ClassVar = {"weight": "loguniform(0.5, 10)", "temperature": "loguniform(0.05, 0.5)"}
     options: SampleConfig
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -68,6 +68,8 @@ class Alignment(Objective):
     family = "features"
     source = "MLKD / DLKD: Ding et al., arXiv 2012.00573, TNNLS 2024"
     mixable = True
+    # The authors take 10 or 20.
+    search_space: ClassVar = {"weight": "loguniform(1, 60)"}
     options: AlignmentConfig
 
     def __init__(self, options: AlignmentConfig, setup: Setup) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
@@ -50,6 +50,8 @@ class Correlation(Objective):
     family = "relational"
     source = "MLKD / DLKD: Ding et al., arXiv 2012.00573, TNNLS 2024; its views from SSKD, ECCV 2020"
     mixable = True
+    # The authors take 10, 20 or 50, at tau 0.5.
+    search_space: ClassVar = {"weight": "loguniform(5, 200)", "temperature": "loguniform(0.1, 1)"}
     options: CorrelationConfig
 
     def __init__(self, options: CorrelationConfig, setup: Setup) -> None:
