@@ -18,6 +18,7 @@ from kdray.experiment.mix_part import Mix
 from kdray.experiment.pack_part import Pack
 from kdray.experiment.part import Part, digest_of
 from kdray.experiment.paths import get_path, set_path
+from kdray.experiment.phases_part import Phase, phases_of
 from kdray.experiment.schema import (
     Cluster,
     Evaluate,
@@ -45,6 +46,7 @@ __all__ = [
     "Optimizer",
     "Pack",
     "Part",
+    "Phase",
     "Schedule",
     "Student",
     "Teacher",
@@ -55,6 +57,7 @@ __all__ = [
     "get_path",
     "load_comparison",
     "load_experiment",
+    "phases_of",
     "place_of",
     "read_tree",
     "set_path",

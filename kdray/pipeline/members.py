@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from kdray.data.dataset import Dataset
 from kdray.experiment import Comparison, Experiment, digest_of
-from kdray.objectives.registry import needs
 from kdray.pipeline.naming import in_variant
+from kdray.pipeline.phases import student_needs
 from kdray.pipeline.shelf import Shelf
 from kdray.pipeline.stages import Draft, Stage, base_digests, draft_stages, place_stage
 
@@ -49,7 +49,7 @@ def members_of(
             dataset = open_data(experiment)
             known = experiment.teacher is None or experiment.teacher.classifier  # else its features are judged, on test
             judged = dataset.test is not None or (known and dataset.validation is not None)
-            if variant and experiment.student is not None and not needs(experiment.objectives).teacher:
+            if variant and experiment.student is not None and not student_needs(experiment).teacher:
                 experiment = experiment.model_copy(update={"teacher": None})
             drafts = draft_stages(experiment, judged, digest_weights)
         members.append(Member(variant, experiment, dataset, drafts, base_digests(experiment, dataset, drafts)))

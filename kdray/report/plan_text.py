@@ -10,6 +10,7 @@ from kdray.experiment import Data
 from kdray.pipeline.estimate import Estimate, readable_bytes, readable_count
 from kdray.pipeline.plan import Plan
 from kdray.pipeline.stages import Stage
+from kdray.report.text import phase_text
 
 UNKNOWN = "digest not known: it needs what could not be reached"
 
@@ -114,6 +115,7 @@ def stage_lines(stage: Stage, sizes: Estimate, exact: bool = True) -> list[str]:
         )
     names = ", ".join(f"{name} {params}" if params else name for name, params in spec.objectives.items())
     lines.append(f"  objectives: {names}")
+    lines += [f"  {phase_text(phase.from_epoch, phase.changes)}" for phase in spec.phases]
     parts = ", ".join(f"{name} {readable_bytes(size)}" for name, size in (sizes.memory | sizes.banks).items())
     lines.append(f"  memory per worker about {readable_bytes(sizes.memory_bytes)}: {parts}")
     return lines

@@ -29,6 +29,7 @@ from kdray.train.ema import Ema
 from kdray.train.job import Job, Outcome
 from kdray.train.meter import Divergence, EpochMeter, LossWindow, Stopwatch
 from kdray.train.optim import lr_at, make_optimizer
+from kdray.train.phases import Phases
 from kdray.train.seed import set_seed
 from kdray.train.task import micro_batches
 
@@ -41,12 +42,13 @@ class Loop:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.train = job.train
+        self.train = job.train  # of the phase that holds
         self.steps_per_epoch = job.feed.steps_per_epoch
         self.window = LossWindow(self.train.log_every, job.device)
         self.meter = EpochMeter()
         self.divergence = Divergence(self.train.divergence_factor)
         self.optimizer = make_optimizer(self.train, [job.trainable])
+        self.phases = Phases(job.phases, job.trainable, self.optimizer, job.device)
         self.scaler = job.precision.scaler()
         self.ema = Ema(job.network, self.train.ema) if self.train.ema is not None else None
         self.mixer = Mixer(job.mix, job.seed, job.train.batch, job.world) if job.mix is not None else None
@@ -163,6 +165,7 @@ class Loop:
                 job.listener.event("history", {"rows": [dict(row) for row in self.history]})
         try:
             while self.epoch < self.train.epochs:
+                self._enter_phase()
                 with safe_convolutions(job.trainable, job.device):
                     self._train_epoch()
                 self._finish_epoch()
@@ -188,6 +191,13 @@ class Loop:
                 "first_step_at": self.first_step_at or 0.0,
             },
         )
+
+    def _enter_phase(self) -> None:
+        phase = self.phases.enter(self.epoch)
+        if phase is not None:
+            self.train = phase.train
+            if self.step == phase.from_epoch * self.steps_per_epoch:
+                self.divergence.start = None  # the total may have another scale from here on
 
     def _train_epoch(self) -> None:
         every = self.train.checkpoint.every_steps

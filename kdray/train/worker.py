@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from kdray.train.frozen import freeze
 from kdray.train.job import Job, Listener, Outcome
 from kdray.train.judge import Judge
 from kdray.train.loop import Loop
+from kdray.train.phases import Phase
 from kdray.train.precision import Precision, resolve_precision
 from kdray.train.seed import set_seed
 from kdray.train.spec import NetSpec, StageSpec
@@ -73,6 +75,8 @@ class StageWorker:
             "parameters": net.info.parameters,
             "flops_per_image": net.info.flops,
         }
+        if self.stage.phases:
+            record["phases"] = [{"from_epoch": each.from_epoch, "set": each.changes} for each in self.stage.phases]
         if self.stage.train is None:
             record |= {**self.judge.test(net), "epochs": 0}
             record["validation"] = self.judge.validate(net, self.precision)
@@ -126,22 +130,20 @@ class StageWorker:
         teacher = None
         if stage.teacher is not None:
             teacher = freeze(self._build(stage.teacher), self._pixels(stage.teacher), self.precision, self.image_size)
-        objectives = ObjectiveSet(
-            stage.objectives,
-            Setup(
-                num_classes=dataset.num_classes,
-                num_samples=dataset.train.manifest.num_samples,
-                student=net.info,
-                teacher=teacher.net.info if teacher else None,
-                labels=training_labels(dataset.labels, dataset.train.rows),
-                batch=train.batch,
-                epochs=train.epochs,
-                seed=stage.seed,
-                views=stage.data.views,
-                workers=self.world,
-                mixed=stage.data.mix is not None,
-            ),
-        ).to(self.device)
+        setup = Setup(
+            num_classes=dataset.num_classes,
+            num_samples=dataset.train.manifest.num_samples,
+            student=net.info,
+            teacher=teacher.net.info if teacher else None,
+            labels=training_labels(dataset.labels, dataset.train.rows),
+            batch=train.batch,
+            epochs=train.epochs,
+            seed=stage.seed,
+            views=stage.data.views,
+            workers=self.world,
+            mixed=stage.data.mix is not None,
+        )
+        objectives = ObjectiveSet(stage.objectives, setup).to(self.device)
         deployed = objectives.deployed(net, teacher.net if teacher else None)
         board = Board(self.store, self.listener) if self.rank == 0 else None
         checkpoints = Checkpoints(self.store, train.checkpoint.keep)
@@ -163,6 +165,10 @@ class StageWorker:
                 world=self.world,
                 deployed=deployed,
                 mix=stage.data.mix,
+                phases=[
+                    Phase(each.from_epoch, each.train, partial(ObjectiveSet, each.objectives, setup))
+                    for each in stage.phases
+                ],
             )
         )
         try:
