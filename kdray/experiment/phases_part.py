@@ -105,8 +105,8 @@ def check_phases(phases: Sequence[Phase], objectives: dict[str, dict[str, Any]],
         for _ in lay(phases, objectives, train):
             pass
     except ConfigError as error:
-        _, number, key, path = str(error.where).split(".", 3)
-        raise refuse(error.problem, error.fix or _TAKES, ("phases", int(number), key, path)) from None
+        _, which, key, path = str(error.where).split(".", 3)
+        raise refuse(error.problem, error.fix or _TAKES, ("phases", int(which), key, path)) from None
 
 
 def phases_of(lineage: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

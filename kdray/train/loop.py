@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from kdray.data.batch import Batch
 from kdray.data.mix import Mixer
@@ -31,7 +30,7 @@ from kdray.train.meter import Divergence, EpochMeter, LossWindow, Stopwatch
 from kdray.train.optim import lr_at, make_optimizer
 from kdray.train.phases import Phases
 from kdray.train.seed import set_seed
-from kdray.train.task import micro_batches
+from kdray.train.task import micro_batches, shared_by_ranks
 
 log = logging.getLogger(__name__)
 STATE_FORMAT = 1
@@ -148,12 +147,7 @@ class Loop:
             self.load_state_dict(state)
         check_same_step(self.step, job.world)
         if job.world > 1:
-            ids = [job.device] if job.device.type == "cuda" else None
-            # Running statistics are not broadcast: training never reads them, and rank 0's are the ones that count.
-            # Banks must not be: a sharded one's rows are the worker's own.
-            self.wrapped = DistributedDataParallel(
-                job.trainable, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.wrapped = shared_by_ranks(job.trainable, job.device)
         if self.train.compile:
             job.trainable.net.compile()
             if job.teacher is not None:
