@@ -20,6 +20,7 @@ from kdray.experiment.mix_part import Mix
 from kdray.experiment.pack_part import Pack
 from kdray.experiment.part import Part, digest_of
 from kdray.experiment.paths import get_path, set_path
+from kdray.experiment.phases_part import Phase, phases_of
 from kdray.experiment.schema import (
     Cluster,
     Evaluate,
@@ -50,6 +51,7 @@ __all__ = [
     "Optimizer",
     "Pack",
     "Part",
+    "Phase",
     "Schedule",
     "Scheduler",
     "Search",
@@ -64,6 +66,7 @@ __all__ = [
     "get_path",
     "load_comparison",
     "load_experiment",
+    "phases_of",
     "place_of",
     "read_tree",
     "set_path",

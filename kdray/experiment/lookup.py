@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from kdray.experiment.part import Part
 from kdray.experiment.schema import Experiment
@@ -16,6 +16,8 @@ def part_at(path: Path) -> type[Part] | None:
     """Return the Part whose keys stand under `path`, or None where the schema has none (free-form values, leaves)."""
     part: type[Part] | None = Experiment
     for key in path:
+        if isinstance(key, int):  # an item of a list of parts: they are asked for by the list's name
+            continue
         found = part.model_fields.get(str(key)) if part else None
         part = _part_in(found.annotation) if found else None
     return part
@@ -53,7 +55,7 @@ def _walk(part: type[Part], prefix: str) -> Iterator[str]:
     for name, field in part.model_fields.items():
         yield prefix + name
         below = _part_in(field.annotation)
-        if below:
+        if below and get_origin(field.annotation) is not list:
             yield from _walk(below, f"{prefix}{name}.")
 
 

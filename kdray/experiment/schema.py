@@ -16,6 +16,7 @@ from kdray.experiment.data_part import Data
 from kdray.experiment.freeform import Objectives, Parameters, Transforms
 from kdray.experiment.mix_part import Mix, false_is_off, none_where_off
 from kdray.experiment.part import OPERATIONAL, Part, both_or_none, refuse
+from kdray.experiment.phases_part import Phase, check_phases
 from kdray.experiment.search_part import Search
 from kdray.experiment.train_part import Optimizer, Train
 
@@ -158,6 +159,7 @@ class Experiment(Part):
     objectives: Objectives = Field(default_factory=dict)
     balance: Balance | None = None
     train: Train = Field(default_factory=_evaluation_only)
+    phases: list[Phase] = Field(default_factory=list)
     cluster: Cluster = Field(default_factory=Cluster, json_schema_extra=OPERATIONAL)
     storage: Uri = Field(default="runs", json_schema_extra=OPERATIONAL)
     evaluate: Evaluate = Field(default_factory=Evaluate)
@@ -176,6 +178,12 @@ class Experiment(Part):
         if "train" not in self.model_fields_set and (self.student is not None or not own):
             fix = "Write train: {epochs: 100, batch: 64, optimizer: {type: sgd, lr: 0.05}} with the recipe's numbers"
             raise refuse("is missing, but the experiment trains a model", fix, ("train",))
+        if self.phases and self.student is None:
+            raise refuse("phases are a student's, and there is none", "Give student:, or remove them", ("phases",))
+        if self.phases and self.balance is not None:
+            problem = "phases set weights between epochs, and balance sets them before the first"
+            raise refuse(problem, "Write the balanced weights down, and remove balance:", ("balance",))
+        check_phases(self.phases, self.objectives, self.train)
         self._batch_divides(self.train, ("train",))
         if self.teacher is not None and self.teacher.train is not None:
             self._batch_divides(self.teacher.train, ("teacher", "train"))

@@ -9,18 +9,15 @@ import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from kdray.data.augment import build_augment, build_transform
 from kdray.data.dataset import Dataset
 from kdray.errors import ClusterError, ConfigError, DataError, ModelError, StoreError
 from kdray.experiment import Cluster, Experiment
-from kdray.models.outputs import ModelInfo, Outputs
 from kdray.models.weights import is_published, load_weights
 from kdray.models.zoo import build
-from kdray.objectives.combine import ObjectiveSet
-from kdray.objectives.contract import Setup, StepInfo, Targets
+from kdray.pipeline.dry import check_objectives
 from kdray.pipeline.estimate import Estimate, readable_bytes
 from kdray.pipeline.naming import named_model
 from kdray.pipeline.published import check_published
@@ -31,8 +28,6 @@ from kdray.train.environment import cluster_address
 from kdray.train.precision import resolve_precision
 from kdray.train.shares import Node, Shares, share_cpus
 from kdray.train.spec import NetSpec, StageSpec
-
-PROBE_SAMPLES = 64
 
 
 def check_data(experiment: Experiment) -> None:
@@ -100,7 +95,7 @@ def _check_training(stage: Stage, sizes: Estimate, device: torch.device, key: st
     info = sizes.student
     if info.num_classes is None and spec.net.spec.classifier:
         raise ModelError("it has no classifier, so it cannot be trained or tested", where=f"{spec.net.init}.model")
-    dry_step(spec, info, sizes.teacher)
+    check_objectives(spec, info, sizes.teacher)
 
 
 def _check_precision(name: str, device: torch.device, key: str) -> None:
@@ -108,49 +103,6 @@ def _check_precision(name: str, device: torch.device, key: str) -> None:
         resolve_precision(name, device)
     except ConfigError as error:
         raise ConfigError(error.problem, where=key, fix=error.fix) from error
-
-
-def dry_step(spec: StageSpec, student: ModelInfo, teacher: ModelInfo | None) -> None:
-    """Run the objectives once on random outputs of the networks' shapes, with banks for a handful of samples.
-
-    Raises:
-        ConfigError: an objective that does not fit the networks or the data.
-    """
-    assert spec.train is not None
-    classes, rows = spec.dataset.num_classes, 4
-    labels = np.arange(PROBE_SAMPLES, dtype=np.int64) % min(classes, PROBE_SAMPLES // 4)
-    setup = Setup(
-        num_classes=classes,
-        num_samples=PROBE_SAMPLES,
-        student=student,
-        teacher=teacher,
-        labels=labels,
-        batch=rows,
-        epochs=spec.train.epochs,
-        seed=0,
-        views=spec.data.views,
-        mixed=spec.data.mix is not None,
-    )
-    where = "teacher.objectives" if spec.name == "teacher" else "objectives"
-    objectives = ObjectiveSet(spec.objectives, setup, where)
-    targets = Targets(torch.from_numpy(labels[:rows]), torch.arange(rows), spec.data.views)
-    middle = StepInfo(epoch=spec.train.epochs / 2, epochs=spec.train.epochs, step=1, seed=0)
-    heads = [
-        torch.nn.Linear(info.pooled_dim, info.num_classes or 1) if info and info.linear_head else None
-        for info in (student, teacher)
-    ]
-    outputs = [_random_outputs(info, rows * spec.data.views) if info else None for info in (student, teacher)]
-    assert outputs[0] is not None
-    objectives(targets, outputs[0], outputs[1], heads[0], heads[1], middle)
-
-
-def _random_outputs(info: ModelInfo, rows: int) -> Outputs:
-    generator = torch.Generator().manual_seed(0)
-    maps = [torch.randn(rows, *shape, generator=generator) for shape in info.stage_shapes]
-    logits = torch.randn(rows, info.num_classes, generator=generator) if info.num_classes else None
-    return Outputs(
-        logits=logits, pooled=torch.randn(rows, info.pooled_dim, generator=generator), stages=maps, preact=list(maps)
-    )
 
 
 def _check_weights(net: NetSpec, spec: StageSpec) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from kdray.data.dataset import Dataset
 from kdray.experiment import Comparison, Experiment, digest_of
-from kdray.objectives.registry import needs
 from kdray.objectives.search_space import space_of
 from kdray.pipeline.naming import in_variant
+from kdray.pipeline.phases import student_needs
 from kdray.pipeline.shelf import Shelf
 from kdray.pipeline.stages import Draft, Stage, base_digests, draft_stages, place_stage
 
@@ -48,7 +48,7 @@ def members_of(
     for variant, experiment in comparison.experiments.items():
         with in_variant(comparison, variant):
             dataset = open_data(experiment)
-            if variant and experiment.student is not None and not needs(experiment.objectives).teacher:
+            if variant and experiment.student is not None and not student_needs(experiment).teacher:
                 experiment = experiment.model_copy(update={"teacher": None})
             drafts = draft_stages(experiment, is_judged(experiment, dataset), digest_weights)
         members.append(Member(variant, experiment, dataset, drafts, base_digests(experiment, dataset, drafts)))

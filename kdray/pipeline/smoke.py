@@ -91,6 +91,7 @@ def smoke(experiment: Experiment) -> Smoke:
             plain["teacher"]["train"] = _small_train(experiment.teacher.train, mixes)
     if experiment.search is not None:
         plain["search"]["trials"] = min(TRIALS, experiment.search.trials or TRIALS)
+    _small_phases(experiment, plain, notes)
     _small_images(plain)
     return Smoke(experiment_from_dict(plain, where="--smoke"), notes, stand_in)
 
@@ -119,6 +120,16 @@ def _small_train(train: Train, mixes: bool) -> dict[str, Any]:
     plain |= {"clip_norm": min(1.0, train.clip_norm or 1.0), "divergence_factor": None}
     plain |= {"compile": False, "log_every": 2}
     return plain
+
+
+def _small_phases(experiment: Experiment, plain: dict[str, Any], notes: list[str]) -> None:
+    """One phase with the changes of all."""
+    if not experiment.phases:
+        return
+    changes = {path: value for phase in experiment.phases for path, value in phase.set.items()}
+    changes.pop("train.clip_norm", None)  # a smoke run clips throughout
+    plain["phases"] = [{"from_epoch": 1, "set": changes}] if changes and plain["train"]["epochs"] > 1 else []
+    notes.append("phases: the changes of all of them come after the first epoch")
 
 
 def _small_data(experiment: Experiment, plain: dict[str, Any], notes: list[str]) -> StandIn | None:

@@ -19,10 +19,11 @@ from kdray.models.weights import is_published
 from kdray.objectives.balance import resolve
 from kdray.objectives.registry import needs, normalise, revisions
 from kdray.pipeline.naming import named
+from kdray.pipeline.phases import identity_of_phases, stage_phases, wants_teacher
 from kdray.pipeline.shelf import ARTIFACTS, Shelf
 from kdray.pipeline.user_code import models_in, references, source_digests
 from kdray.store import Store, read_uri
-from kdray.train.spec import NetSpec, StageSpec
+from kdray.train.spec import NetSpec, StagePhase, StageSpec
 
 FORMAT = 1  # raise when the same experiment must give another result: every artifact is then made anew
 EVALUATION_KEYS = ("eval_transform", "validation", "limit", "test_limit")
@@ -71,6 +72,7 @@ class Draft:
     weights: str | None
     objectives: dict[str, Any]
     train: Train | None
+    phases: tuple[StagePhase, ...] = ()
     teacher: NetSpec | None = None
     teacher_weights: str | None = None
     balance: Balance | None = None
@@ -105,14 +107,14 @@ def draft_stages(
         if experiment.student.alone:
             alone = normalise({"ce": {}})
             drafts.append(Draft("student_alone", "student alone", net, weights, alone, experiment.train))
-        objectives = normalise(experiment.objectives)
+        objectives, phases = normalise(experiment.objectives), stage_phases(experiment)
         balance = resolve(experiment.balance, objectives) if experiment.balance is not None else None
-        draft = Draft("student", "student", net, weights, objectives, experiment.train, balance=balance)
-        if needs(objectives).teacher:
+        draft = Draft("student", "student", net, weights, objectives, experiment.train, phases, balance=balance)
+        wants = wants_teacher(objectives, phases)
+        if wants is not None:
             if taught is None:
-                name = next(n for n in objectives if needs({n: objectives[n]}).teacher)
                 fix = "Add teacher: {model: NAME, weights: URI}, or leave the objective out"
-                raise ConfigError("this objective needs a teacher", where=f"objectives.{name}", fix=fix)
+                raise ConfigError("this objective needs a teacher", where=wants, fix=fix)
             draft = replace(draft, title="student distilled", teacher=taught.net, teacher_weights=taught.weights)
         drafts.append(draft)
     return drafts
@@ -187,6 +189,7 @@ def stage_spec(
         objectives=draft.objectives,
         balance=draft.balance,
         train=draft.train,
+        phases=draft.phases,
         identity={
             "digest": digest_of(identity),
             "folder": folder,
@@ -239,6 +242,7 @@ def identity_of(experiment: Experiment, dataset: Dataset, draft: Draft, taught: 
         "objectives": draft.objectives,
         "evaluate": experiment.evaluate.canonical(results_only=True),
         "train": draft.train.canonical(results_only=True) if draft.train else None,
+        **({"phases": identity_of_phases(draft.phases)} if draft.phases else {}),
         "seed": seed_of(experiment, draft) if draft.train else None,
     }
 

@@ -13,6 +13,7 @@ from kdray.pipeline.estimate import Estimate, readable_bytes, readable_count
 from kdray.pipeline.plan import Plan
 from kdray.pipeline.stages import Stage
 from kdray.report.balance_text import plan_line
+from kdray.report.text import phase_text
 
 UNKNOWN = "digest not known: it needs what could not be reached"
 
@@ -140,6 +141,7 @@ def stage_lines(stage: Stage, sizes: Estimate, exact: bool = True) -> list[str]:
     lines.append(f"  objectives: {names}")
     if spec.balance is not None:
         lines.append(f"  {plan_line(spec.balance, sizes.steps_per_epoch)}")
+    lines += [f"  {phase_text(phase.from_epoch, phase.changes)}" for phase in spec.phases]
     parts = ", ".join(f"{name} {readable_bytes(size)}" for name, size in (sizes.memory | sizes.banks).items())
     lines.append(f"  memory per worker about {readable_bytes(sizes.memory_bytes)}: {parts}")
     return lines

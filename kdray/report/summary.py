@@ -11,7 +11,7 @@ from rich.table import Table
 from kdray.experiment import Mix
 from kdray.report.balance_text import balance_remark
 from kdray.report.comparison import comparison_table, students
-from kdray.report.text import duration, percent
+from kdray.report.text import duration, percent, phase_text
 
 COLUMNS = (
     "model",
@@ -110,6 +110,7 @@ def _stage_remarks(stage: dict[str, Any]) -> list[str]:
         lines.append(f"trained on mixed images: {Mix.model_validate(mix).in_words()}")
     if stage.get("balance"):
         lines.append(balance_remark(stage["balance"]))
+    lines += [phase_text(phase["from_epoch"], phase["set"]) for phase in stage.get("phases", [])]
     if stage.get("linear_probe"):
         probe = stage["linear_probe"]
         lines.append(f"linear probe {percent(probe)} top-1 on test (features of {int(probe['train_images'])} images)")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 
 def percent(result: dict[str, float] | None) -> str:
     """Top-1 accuracy in percent, a dash where nothing was evaluated; neighbours' accuracy is called by its name."""
@@ -17,3 +21,9 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{rest:02d}s" if minutes else f"{seconds:.1f}s"
+
+
+def phase_text(from_epoch: int, changes: Mapping[str, Any]) -> str:
+    """A phase of a training: `from epoch 4 on: objectives.kd.weight 0.5`, epochs counted from 1 as in a history."""
+    listed = ", ".join(f"{path} {json.dumps(value)}" for path, value in changes.items())
+    return f"from epoch {from_epoch + 1} on: {listed}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from kdray.experiment import Mix, Train
 from kdray.models.outputs import Net, Outputs
 from kdray.objectives.contract import Mixed, Targets
 from kdray.train.checkpoint import Checkpoints
+from kdray.train.phases import Phase
 from kdray.train.precision import Precision
 from kdray.train.task import Pixels, Teacher, Trainable
 
@@ -34,7 +35,10 @@ class Listener(Protocol):
 
 @dataclass
 class Job:
-    """All that one training run needs. `rank` and `world` are 0 and 1 without torch.distributed."""
+    """All that one training run needs. `rank` and `world` are 0 and 1 without torch.distributed.
+
+    `trainable` and `train` are those of the first epoch, in a run of `phases`.
+    """
 
     trainable: Trainable
     teacher: Teacher | None
@@ -51,6 +55,7 @@ class Job:
     world: int = 1
     deployed: Net | None = None
     mix: Mix | None = None
+    phases: Sequence[Phase] = ()
 
     @property
     def network(self) -> Net:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from kdray.data.batch import Batch
 from kdray.data.mix import Mixer
@@ -28,8 +27,9 @@ from kdray.train.ema import Ema
 from kdray.train.job import Job, Outcome
 from kdray.train.meter import Divergence, EpochMeter, LossWindow, Stopwatch
 from kdray.train.optim import lr_at, make_optimizer
+from kdray.train.phases import Phases
 from kdray.train.seed import set_seed
-from kdray.train.task import pieces
+from kdray.train.task import pieces, shared_by_ranks
 
 log = logging.getLogger(__name__)
 STATE_FORMAT = 1
@@ -40,12 +40,13 @@ class Loop:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.train = job.train
+        self.train = job.train  # of the phase that holds
         self.steps_per_epoch = job.feed.steps_per_epoch
         self.window = LossWindow(self.train.log_every, job.device)
         self.meter = EpochMeter()
         self.divergence = Divergence(self.train.divergence_factor)
         self.optimizer = make_optimizer(self.train, [job.trainable])
+        self.phases = Phases(job.phases, job.trainable, self.optimizer, job.device)
         self.scaler = job.precision.scaler()
         self.ema = Ema(job.network, self.train.ema) if self.train.ema is not None else None
         self.mixer = Mixer(job.mix, job.seed, job.train.batch, job.world) if job.mix is not None else None
@@ -145,12 +146,7 @@ class Loop:
             self.load_state_dict(state)
         check_same_step(self.step, job.world)
         if job.world > 1:
-            ids = [job.device] if job.device.type == "cuda" else None
-            # Running statistics are not broadcast: training never reads them, and rank 0's are the ones that count.
-            # Banks must not be: a sharded one's rows are the worker's own.
-            self.wrapped = DistributedDataParallel(
-                job.trainable, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.wrapped = shared_by_ranks(job.trainable, job.device)
         if self.train.compile:
             job.trainable.net.compile()
             if job.teacher is not None:
@@ -162,6 +158,7 @@ class Loop:
                 job.listener.event("history", {"rows": [dict(row) for row in self.history]})
         try:
             while self.epoch < self.train.epochs:
+                self._enter_phase()
                 with safe_convolutions(job.trainable, job.device):
                     self._train_epoch()
                 self._finish_epoch()
@@ -187,6 +184,13 @@ class Loop:
                 "first_step_at": self.first_step_at or 0.0,
             },
         )
+
+    def _enter_phase(self) -> None:
+        phase = self.phases.enter(self.epoch)
+        if phase is not None:
+            self.train = phase.train
+            if self.step == phase.from_epoch * self.steps_per_epoch:
+                self.divergence.start = None  # the total may have another scale from here on
 
     def _train_epoch(self) -> None:
         every = self.train.checkpoint.every_steps

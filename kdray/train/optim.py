@@ -59,6 +59,14 @@ def parameter_groups(modules: Iterable[nn.Module], weight_decay: float, decay_no
     return [group for group in groups if group["params"]]
 
 
+def follow_weight_decay(optimizer: torch.optim.Optimizer, train: Train, modules: Iterable[nn.Module]) -> None:
+    """Give the groups of `optimizer`, as `make_optimizer` made them over `modules`, the weight decay of `train`."""
+    config = train.optimizer
+    wanted = parameter_groups(modules, config.weight_decay, config.decay_norm_and_bias)
+    for group, known in zip(optimizer.param_groups, wanted, strict=True):
+        group["weight_decay"] = known["weight_decay"]
+
+
 def make_optimizer(train: Train, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
     """Build the optimizer of `train` over the trainable parameters of `modules` (one fused kernel per step)."""
     config = train.optimizer

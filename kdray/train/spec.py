@@ -23,11 +23,22 @@ class NetSpec:
 
 
 @dataclass(frozen=True)
+class StagePhase:
+    """Hyper-parameters that hold once `from_epoch` epochs are finished, whole; `changes` is what the file says."""
+
+    from_epoch: int
+    objectives: dict[str, dict[str, Any]]
+    train: Train
+    changes: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One stage: train `net` with `objectives` (and a frozen `teacher`), or only evaluate it when `train` is None.
 
     `folder` is the artifact's folder in `store`; `identity` goes into its record as it is. `balance`, with all its parts
-    named, has the weights of `objectives` set before the first step.
+    named, has the weights of `objectives` set before the first step. Where there are `phases`, `objectives` and `train`
+    are those of the first epoch.
     """
 
     name: str
@@ -43,6 +54,7 @@ class StageSpec:
     objectives: dict[str, dict[str, Any]] = field(default_factory=dict)
     balance: Balance | None = None
     train: Train | None = None
+    phases: tuple[StagePhase, ...] = ()
     data_cpus: float = 0.0
     use_ray: bool = False
     identity: dict[str, Any] = field(default_factory=dict)

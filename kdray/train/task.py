@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kdray.data.batch import Batch, normalise
 from kdray.data.mix import Mixer
@@ -62,6 +63,16 @@ class Trainable(nn.Module):
         report = self.objectives(targets, student, teacher, self.net.classifier, teacher_head[0], step)
         self.reported_only = frozenset(name for name in report.parts if report.weights[name] == 0.0)
         return report.total, report.parts
+
+
+def shared_by_ranks(trainable: Trainable, device: torch.device) -> DistributedDataParallel:
+    """`trainable`, whose gradients are the mean over all ranks.
+
+    Running statistics are not broadcast: training never reads them, and rank 0's are the ones that count. Banks must
+    not be: a sharded one's rows are the worker's own.
+    """
+    ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(trainable, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 class Teacher:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from kdray.train.frozen import freeze
 from kdray.train.job import Job, Listener, Outcome
 from kdray.train.judge import Judge
 from kdray.train.loop import Loop
+from kdray.train.phases import Phase
 from kdray.train.precision import Precision, resolve_precision
 from kdray.train.seed import set_seed
 from kdray.train.spec import NetSpec, StageSpec
@@ -77,6 +79,8 @@ class StageWorker:
             "parameters": net.info.parameters,
             "flops_per_image": net.info.flops,
         }
+        if self.stage.phases:
+            record["phases"] = [{"from_epoch": each.from_epoch, "set": each.changes} for each in self.stage.phases]
         if self.stage.train is None:
             record |= {**self.judge.test(net), "epochs": 0}
             record["validation"] = self.judge.validate(net, self.precision)
@@ -167,6 +171,10 @@ class StageWorker:
                 world=self.world,
                 deployed=deployed,
                 mix=stage.data.mix,
+                phases=[
+                    Phase(each.from_epoch, each.train, partial(ObjectiveSet, each.objectives, setup))
+                    for each in stage.phases
+                ],
             )
         )
         try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from kdray.train.checkpoint import Checkpoints
 from kdray.train.frozen import freeze
 from kdray.train.job import Job
 from kdray.train.loop import Loop
+from kdray.train.phases import Phase
 from kdray.train.precision import Precision
 from kdray.train.task import Pixels, Trainable
 
@@ -71,6 +72,19 @@ class Listener:
 MakeLoop = Callable[..., Loop]
 
 
+def train_of(**changes: Any) -> Train:
+    """Three short epochs, with `changes`."""
+    values: dict[str, Any] = {
+        "epochs": 3,
+        "batch": 8,
+        "optimizer": Optimizer(lr=0.05),
+        "log_every": 4,
+        "checkpoint": Checkpointing(every_minutes=None),
+        "precision": "fp32",
+    }
+    return Train(**(values | changes))
+
+
 def build_loop(
     root: Path,
     folder: str | None = None,
@@ -83,18 +97,11 @@ def build_loop(
     rank: int = 0,
     world: int = 1,
     mix: Mix | None = None,
+    phases: Sequence[tuple[int, dict[str, Any], Train]] = (),
     **train: Any,
 ) -> Loop:
     """A loop over a tiny student (and teacher) whose checkpoints lie in `folder` of `root`."""
-    values: dict[str, Any] = {
-        "epochs": 3,
-        "batch": 8,
-        "optimizer": Optimizer(lr=0.05),
-        "log_every": 4,
-        "checkpoint": Checkpointing(every_minutes=None),
-        "precision": "fp32",
-    }
-    config = Train(**(values | train))
+    config = train_of(**train)
     torch.manual_seed(1)
     teacher = build(ModelSpec(model="resnet8", params={"width": 0.5}), CLASSES, SIZE)
     student = build(ModelSpec(model="resnet8", params={"width": 0.25}), CLASSES, SIZE)
@@ -129,6 +136,7 @@ def build_loop(
         rank=rank,
         world=world,
         mix=mix,
+        phases=[Phase(epoch, after, partial(ObjectiveSet, each, setup)) for epoch, each, after in phases],
     )
     return Loop(job)
 
@@ -136,4 +144,4 @@ def build_loop(
 @pytest.fixture
 def make_loop(tmp_path: Path) -> MakeLoop:
     """`build_loop` in the test's own directory."""
-    return functools.partial(build_loop, tmp_path)
+    return partial(build_loop, tmp_path)
