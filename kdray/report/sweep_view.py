@@ -72,7 +72,7 @@ class SweepView:
             self._print("  ".join(self.state.summary(time.monotonic())))
 
     def update(self, trial: dict[str, Any]) -> None:
-        """Show a trial that changed. One that had ended before it was first seen is counted, and told only if failed."""
+        """Show a trial that changed. One that ended before it was first seen is counted, and told only if failed."""
         with self._lock:
             before, now = self.state.update(trial, time.monotonic())
             terminal = self._live is not None
@@ -131,7 +131,9 @@ class SweepView:
             words += f" (attempt {line.attempts})"
         if self._said.get(line.number) != line.parameters:
             self._said[line.number] = dict(line.parameters)
-            words += f": {parameters_text(line.parameters, short_names(self.state.first_values))}" if line.parameters else ""
+            words += (
+                f": {parameters_text(line.parameters, short_names(self.state.first_values))}" if line.parameters else ""
+            )
         self._shown_s[line.number] = time.monotonic()
         self._print(words)
 

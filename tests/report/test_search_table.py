@@ -42,7 +42,9 @@ def test_the_best_come_first_and_among_equals_the_earlier() -> None:
 
 
 def test_a_loss_is_best_when_it_is_low() -> None:
-    found = facts([trial(n, value=value) for n, value in enumerate([0.3, 0.1, None, 0.2])], mode="min", metric="val/nll")
+    found = facts(
+        [trial(n, value=value) for n, value in enumerate([0.3, 0.1, None, 0.2])], mode="min", metric="val/nll"
+    )
     assert [row["trial"] for row in best_rows(found)] == ["1", "3", "0"]
     assert best_rows(found)[0]["value"] == "0.1"
 
@@ -115,7 +117,9 @@ def test_errors_are_not_printed_without_end() -> None:
 
 
 def test_short_names_are_the_shortest_that_tell_apart() -> None:
-    assert short_names(["objectives.kd.weight", "objectives.mcld.weight", "train.optimizer.lr", "method", "weight"]) == {
+    assert short_names(
+        ["objectives.kd.weight", "objectives.mcld.weight", "train.optimizer.lr", "method", "weight"]
+    ) == {
         "objectives.kd.weight": "kd.weight",
         "objectives.mcld.weight": "mcld.weight",
         "train.optimizer.lr": "lr",

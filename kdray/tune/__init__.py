@@ -1,0 +1,1 @@
+"""Searches and matrices: many trainings of one experiment side by side, on Ray Tune."""
