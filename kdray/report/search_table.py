@@ -30,7 +30,7 @@ def best_rows(search: dict[str, Any], count: int = 10) -> list[dict[str, str]]:
     The value is the best of the trial's epochs, `epoch` the one it came from.
     """
     best = ranked(search)[:count]
-    names = varying(search["trials"])
+    names = varying(search)
     short = short_names(names)
     rows = []
     for trial in best:

@@ -35,10 +35,10 @@ def printed(found: dict[str, Any], width: int = 140) -> str:
 def test_the_best_come_first_and_among_equals_the_earlier() -> None:
     rows = best_rows(SMALL, count=2)
     assert [list(row.values()) for row in rows] == [
-        ["1", "60.00 %", "1", "1", "stopped early", "11.0s", "ce[1]", "-", "3"],
-        ["3", "60.00 %", "1", "2", "done", "22.0s", "kd", "2", "3"],
+        ["1", "60.00 %", "1", "1", "stopped early", "11.0s", "-", "ce[1]", "3"],
+        ["3", "60.00 %", "1", "2", "done", "22.0s", "2", "kd", "3"],
     ]
-    assert list(rows[0]) == ["trial", "value", "epoch", "epochs", "state", "wall", "method", "weight", "train.epochs"]
+    assert list(rows[0]) == ["trial", "value", "epoch", "epochs", "state", "wall", "weight", "method", "train.epochs"]
 
 
 def test_a_loss_is_best_when_it_is_low() -> None:
@@ -136,6 +136,11 @@ def test_numbers_as_people_read_them() -> None:
 
 
 def test_what_varies() -> None:
-    assert varying(SMALL["trials"]) == ["method", "objectives.kd.weight", "train.epochs"]
-    assert varying(SMALL["trials"][:1] + SMALL["trials"][3:4]) == ["objectives.kd.weight"]
-    assert varying(SMALL["trials"][:1]) == ["method", "objectives.kd.weight", "train.epochs"]
+    assert varying(SMALL) == ["objectives.kd.weight", "method", "train.epochs"]
+    assert varying(SMALL | {"space": {"train.epochs": "int(1, 3)"}}) == [
+        "train.epochs",
+        "method",
+        "objectives.kd.weight",
+    ]
+    assert varying(SMALL | {"trials": SMALL["trials"][:1] + SMALL["trials"][3:4]}) == ["objectives.kd.weight"]
+    assert varying(SMALL | {"trials": SMALL["trials"][:1]}) == ["objectives.kd.weight", "method", "train.epochs"]
