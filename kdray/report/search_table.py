@@ -30,7 +30,7 @@ def best_rows(search: dict[str, Any], count: int = 10) -> list[dict[str, str]]:
     The value is the best of the trial's epochs, `epoch` the one it came from.
     """
     best = ranked(search)[:count]
-    names = varying(search["trials"])
+    names = varying(search)
     short = short_names(names)
     rows = []
     for trial in best:
@@ -54,7 +54,7 @@ def print_search(record: dict[str, Any], console: Console, count: int = 10) -> N
     search = record["search"]
     rows = best_rows(search, count)
     if rows:
-        title = f"{record['name']}: best {len(rows)} of {len(search['trials'])} trials by {_goal(search)}"
+        title = f"{record['name']}: best {len(rows)} of {len(search['trials'])} trials by {goal(search)}"
         console.print(_fitting_table(title, rows, console.width))
     for line in search_remarks(search):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -74,11 +74,11 @@ def search_remarks(search: dict[str, Any]) -> list[str]:
         lines.append("no trial has a value, so there is no best one")
     else:
         where = " on validation images" if search["metric"].startswith("val/") else ""
-        lines.append(f"chosen by {_goal(search)}{where}; the test images took no part in the search")
+        lines.append(f"chosen by {goal(search)}{where}; the test images took no part in the search")
     return lines + _transfer_lines(search) + _importance_lines(search) + _failure_lines(search) + _places(search)
 
 
-def _goal(search: dict[str, Any]) -> str:
+def goal(search: dict[str, Any]) -> str:
     return f"{'highest' if search['mode'] == 'max' else 'lowest'} {search['metric']}"
 
 

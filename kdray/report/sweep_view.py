@@ -72,7 +72,7 @@ class SweepView:
             self._print("  ".join(self.state.summary(time.monotonic())))
 
     def update(self, trial: dict[str, Any]) -> None:
-        """Show a trial that changed. One that had ended before it was first seen is counted, and told only if failed."""
+        """Show a trial that changed. One that ended before it was first seen is counted, and told only if failed."""
         with self._lock:
             before, now = self.state.update(trial, time.monotonic())
             terminal = self._live is not None

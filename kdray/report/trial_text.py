@@ -59,18 +59,20 @@ def usable(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def varying(trials: Iterable[dict[str, Any]]) -> list[str]:
-    """Names of the parameters that differ between trials, or are not in all of them, in the order first met.
+def varying(search: dict[str, Any]) -> list[str]:
+    """Names of the parameters that differ between a search's trials, or are not in all of them; as the space has them.
 
-    When there is nothing to differ from (one trial), all of them.
+    When there is nothing to differ from (one trial), all of them. What the space does not name comes last.
     """
     first: dict[str, Any] = {}
     different: set[str] = set()
-    count = 0
     met: dict[str, int] = {}
-    for count, trial in enumerate(trials, start=1):  # noqa: B007
+    for trial in search["trials"]:
         for name, value in trial["parameters"].items():
             met[name] = met.get(name, 0) + 1
             if first.setdefault(name, value) != value:
                 different.add(name)
-    return [name for name in first if count == 1 or name in different or met[name] < count]
+    count = len(search["trials"])
+    some = [name for name in first if count == 1 or name in different or met[name] < count]
+    place = {name: number for number, name in enumerate(search["space"])}
+    return sorted(some, key=lambda name: place.get(name, len(place)))

@@ -35,14 +35,16 @@ def printed(found: dict[str, Any], width: int = 140) -> str:
 def test_the_best_come_first_and_among_equals_the_earlier() -> None:
     rows = best_rows(SMALL, count=2)
     assert [list(row.values()) for row in rows] == [
-        ["1", "60.00 %", "1", "1", "stopped early", "11.0s", "ce[1]", "-", "3"],
-        ["3", "60.00 %", "1", "2", "done", "22.0s", "kd", "2", "3"],
+        ["1", "60.00 %", "1", "1", "stopped early", "11.0s", "-", "ce[1]", "3"],
+        ["3", "60.00 %", "1", "2", "done", "22.0s", "2", "kd", "3"],
     ]
-    assert list(rows[0]) == ["trial", "value", "epoch", "epochs", "state", "wall", "method", "weight", "train.epochs"]
+    assert list(rows[0]) == ["trial", "value", "epoch", "epochs", "state", "wall", "weight", "method", "train.epochs"]
 
 
 def test_a_loss_is_best_when_it_is_low() -> None:
-    found = facts([trial(n, value=value) for n, value in enumerate([0.3, 0.1, None, 0.2])], mode="min", metric="val/nll")
+    found = facts(
+        [trial(n, value=value) for n, value in enumerate([0.3, 0.1, None, 0.2])], mode="min", metric="val/nll"
+    )
     assert [row["trial"] for row in best_rows(found)] == ["1", "3", "0"]
     assert best_rows(found)[0]["value"] == "0.1"
 
@@ -115,7 +117,9 @@ def test_errors_are_not_printed_without_end() -> None:
 
 
 def test_short_names_are_the_shortest_that_tell_apart() -> None:
-    assert short_names(["objectives.kd.weight", "objectives.mcld.weight", "train.optimizer.lr", "method", "weight"]) == {
+    assert short_names(
+        ["objectives.kd.weight", "objectives.mcld.weight", "train.optimizer.lr", "method", "weight"]
+    ) == {
         "objectives.kd.weight": "kd.weight",
         "objectives.mcld.weight": "mcld.weight",
         "train.optimizer.lr": "lr",
@@ -132,6 +136,11 @@ def test_numbers_as_people_read_them() -> None:
 
 
 def test_what_varies() -> None:
-    assert varying(SMALL["trials"]) == ["method", "objectives.kd.weight", "train.epochs"]
-    assert varying(SMALL["trials"][:1] + SMALL["trials"][3:4]) == ["objectives.kd.weight"]
-    assert varying(SMALL["trials"][:1]) == ["method", "objectives.kd.weight", "train.epochs"]
+    assert varying(SMALL) == ["objectives.kd.weight", "method", "train.epochs"]
+    assert varying(SMALL | {"space": {"train.epochs": "int(1, 3)"}}) == [
+        "train.epochs",
+        "method",
+        "objectives.kd.weight",
+    ]
+    assert varying(SMALL | {"trials": SMALL["trials"][:1] + SMALL["trials"][3:4]}) == ["objectives.kd.weight"]
+    assert varying(SMALL | {"trials": SMALL["trials"][:1]}) == ["objectives.kd.weight", "method", "train.epochs"]

@@ -166,7 +166,11 @@ def test_the_table_fits_the_terminal(clock: list[float], width: int, height: int
 
 def test_columns_that_do_not_fit_are_named() -> None:
     rows = [{"a.weight": 1.0, "b.weight": 2.0, "c": "long text"}]
-    assert fitting(["a.weight", "b.weight", "c"], rows, 100)[0] == {"a.weight": "a.weight", "b.weight": "b.weight", "c": "c"}
+    assert fitting(["a.weight", "b.weight", "c"], rows, 100)[0] == {
+        "a.weight": "a.weight",
+        "b.weight": "b.weight",
+        "c": "c",
+    }
     assert fitting(["a.weight", "b.weight", "c"], rows, 12) == ({"a.weight": "a.weight"}, ["b.weight", "c"])
 
 
