@@ -1,4 +1,4 @@
-"""What `balance:` means for an experiment's objectives: which parts, to which reference, and the weights that follow."""
+"""What `balance:` means for an experiment's objectives: which parts, to which reference, and what weights follow."""
 
 from __future__ import annotations
 
@@ -60,9 +60,8 @@ def resolve(balance: Balance, objectives: Mapping[str, Any]) -> Balance | None:
         where = f"{WHERE}.shares.{label}"
         _check(label, known, where)
         if label == to:
-            raise ConfigError(
-                f"{to} is the reference: its share is 1", where=where, fix=f"Remove it, or give {WHERE}.to"
-            )
+            fix = f"Remove it, or name another reference: {WHERE}.to"
+            raise ConfigError(f"{to} is the reference: its share is 1", where=where, fix=fix)
     return Balance(shares=dict(sorted(balance.shares.items())), to=to, batches=balance.batches)
 
 
@@ -167,7 +166,7 @@ def _nested(weights: Mapping[tuple[str, ...], float]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for keys, weight in weights.items():
         place = nested
-        for key in (*keys[:-1],):
+        for key in keys[:-1]:
             place = place.setdefault(key, {})
         place.setdefault(keys[-1], {})["weight"] = weight
     return nested

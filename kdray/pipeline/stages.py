@@ -61,8 +61,8 @@ class Stage:
 class Draft:
     """A stage before it has a folder. `name` is its kind; `weights` and `teacher_weights` are digests of given weights.
 
-    `teacher` is the network that teaches, without its weights' URI when an earlier stage trains it. `balance` has all its
-    parts named.
+    `teacher` is the network that teaches, without its weights' URI when an earlier stage trains it. `balance` has all
+    its parts named.
     """
 
     name: str
