@@ -140,12 +140,9 @@ def set_weights(
         reference=balance.to,
         batches=batches,
         averaged=averaged,
-        norms={label: norm if norm is not None and math.isfinite(norm) else None for label, norm in norms.items()},
+        norms={label: _finite(norm) for label, norm in norms.items()},
         shares=balance.shares,
-        shares_before={
-            label: leaf.total * float(norms[label] or 0.0) / reference if _unusable(norms[label]) is None else None
-            for label, leaf in known.items()
-        },
+        shares_before={label: _finite(_share(leaf, norms[label], reference)) for label, leaf in known.items()},
         weights_before=before,
         weights=before | now,
         kept=kept,
@@ -159,6 +156,14 @@ def _unusable(norm: float | None) -> str | None:
     if not math.isfinite(norm):
         return "its gradient is not finite"
     return "its gradient is 0" if norm == 0 else None
+
+
+def _share(leaf: Leaf, norm: float | None, reference: float) -> float | None:
+    return None if norm is None else leaf.total * norm / reference
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _nested(weights: Mapping[tuple[str, ...], float]) -> dict[str, Any]:
