@@ -78,7 +78,7 @@ def test_nothing_beside_the_reference_is_no_balance() -> None:
         (
             {"ce": {}, "mcld": {}},
             {"shares": {"mcld": 1.0}},
-            "balance.shares.mcld: mcld is made of parts. Name them: mcld.ce, mcld.kd, mcld.instance, mcld.sample, mcld.",
+            "balance.shares.mcld: mcld is made of parts. Name them: mcld.ce, mcld.kd, mcld.instance, mcld.sample",
         ),
         ({"ce": {}, "mcld": {}}, {"shares": {"mcld.kd": 1.0}}, "balance.shares.mcld.kd: mcld.kd has weight 0"),
         ({"ce": {}, "mcld": {"weight": 0}}, {"shares": {"mcld.instance": 1.0}}, "mcld.instance has weight 0"),
