@@ -1,4 +1,4 @@
-"""What `balance:` means for an experiment's objectives: which parts, to which reference, and the weights that follow."""
+"""What `balance:` means for an experiment's objectives: which parts, to which reference, and what weights follow."""
 
 from __future__ import annotations
 
@@ -60,9 +60,8 @@ def resolve(balance: Balance, objectives: Mapping[str, Any]) -> Balance | None:
         where = f"{WHERE}.shares.{label}"
         _check(label, known, where)
         if label == to:
-            raise ConfigError(
-                f"{to} is the reference: its share is 1", where=where, fix=f"Remove it, or give {WHERE}.to"
-            )
+            fix = f"Remove it, or name another reference: {WHERE}.to"
+            raise ConfigError(f"{to} is the reference: its share is 1", where=where, fix=fix)
     return Balance(shares=dict(sorted(balance.shares.items())), to=to, batches=balance.batches)
 
 
@@ -141,12 +140,9 @@ def set_weights(
         reference=balance.to,
         batches=batches,
         averaged=averaged,
-        norms={label: norm if norm is not None and math.isfinite(norm) else None for label, norm in norms.items()},
+        norms={label: _finite(norm) for label, norm in norms.items()},
         shares=balance.shares,
-        shares_before={
-            label: leaf.total * float(norms[label] or 0.0) / reference if _unusable(norms[label]) is None else None
-            for label, leaf in known.items()
-        },
+        shares_before={label: _finite(_share(leaf, norms[label], reference)) for label, leaf in known.items()},
         weights_before=before,
         weights=before | now,
         kept=kept,
@@ -162,12 +158,20 @@ def _unusable(norm: float | None) -> str | None:
     return "its gradient is 0" if norm == 0 else None
 
 
+def _share(leaf: Leaf, norm: float | None, reference: float) -> float | None:
+    return None if norm is None else leaf.total * norm / reference
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
 def _nested(weights: Mapping[tuple[str, ...], float]) -> dict[str, Any]:
     """{("clmkd", "kd"): 0.5} -> {"clmkd": {"kd": {"weight": 0.5}}}."""
     nested: dict[str, Any] = {}
     for keys, weight in weights.items():
         place = nested
-        for key in (*keys[:-1],):
+        for key in keys[:-1]:
             place = place.setdefault(key, {})
         place.setdefault(keys[-1], {})["weight"] = weight
     return nested

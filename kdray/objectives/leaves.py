@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Leaf:
     """An objective with a loss of its own.
 
-    `keys` say where it stands in `objectives`: ("kd",), or ("clmkd", "kd") in a composite. `weight` is its own, `around`
-    the product of those of the composites that it stands in: what multiplies its loss, schedules apart, is both.
+    `keys` say where it stands in `objectives`: ("kd",), or ("clmkd", "kd") in a composite. `weight` is its own,
+    `around` the product of those of the composites that it stands in: both multiply its loss, beside schedules.
     """
 
     keys: tuple[str, ...]

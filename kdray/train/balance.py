@@ -38,7 +38,7 @@ FILE = "balance.json"
 
 
 def gradient_norms(job: Job, batches: int) -> tuple[dict[str, float | None], int, int]:
-    """Frobenius norms of d loss / d pooled over the global batch, for every leaf of the objectives of `job`, unweighted.
+    """Frobenius norms of d loss / d pooled over the global batch, of every leaf of the objectives of `job`, unweighted.
 
     Of the first `batches` of the first epoch, or fewer where that has fewer; objectives go on remembering from one to
     the next, and the later half is averaged. In float32. A leaf whose loss does not reach the pooled vector has None.

@@ -36,9 +36,9 @@ class StagePhase:
 class StageSpec:
     """One stage: train `net` with `objectives` (and a frozen `teacher`), or only evaluate it when `train` is None.
 
-    `folder` is the artifact's folder in `store`; `identity` goes into its record as it is. `balance`, with all its parts
-    named, has the weights of `objectives` set before the first step. Where there are `phases`, `objectives` and `train`
-    are those of the first epoch.
+    `folder` is the artifact's folder in `store`; `identity` goes into its record as it is. `balance`, with all its
+    parts named, has the weights of `objectives` set before the first step. Where there are `phases`, `objectives` and
+    `train` are those of the first epoch.
     """
 
     name: str

@@ -51,7 +51,8 @@ class Sweep:
     """Trials to run: `work` says what each is, `sampler` which they are, `known` what earlier commands left of them.
 
     `wanted` is how many there are to be in all (None: as many as the sampler has). `deadline` is a time of day
-    (seconds) after which no trial begins. `population` makes what gives Ray Tune its trials, where that is not one after another.
+    (seconds) after which no trial begins. `population` makes what gives Ray Tune its trials, where that is not one
+    after another.
     """
 
     work: Work
