@@ -34,12 +34,23 @@ def plan_lines(plan: Plan) -> list[str]:
         *dict.fromkeys(data),
         f"storage: {plan.comparison.storage}",
         f"cluster: {_cluster(plan)}",
+        *_matrix(plan),
         *(f"variant {member.variant}: {', '.join(member.names.values())}" for member in plan.members if member.variant),
     ]
     for stage, sizes in plan.stages:
         lines += stage_lines(stage, sizes, plan.exact)
     lines += [f"NOT CHECKED  {text}" for text in plan.not_checked]
     return lines
+
+
+def _matrix(plan: Plan) -> list[str]:
+    """The size of a matrix, and how much of it is done."""
+    if plan.comparison.matrix is None:
+        return []
+    matrix = plan.comparison.matrix
+    axes = " x ".join(f"{axis} ({len(values)})" for axis, values in matrix.axes.items())
+    done = f"{sum(stage.done for stage, _ in plan.stages)} of {len(plan.stages)} stages done" if plan.exact else UNKNOWN
+    return [f"matrix: {axes}: {len(matrix.cells)} cells, {done}"]
 
 
 def _data(data: Data, dataset: Dataset, kept: str) -> list[str]:
