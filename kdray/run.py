@@ -83,10 +83,13 @@ def run(experiment: Comparison, options: argparse.Namespace, arguments: list[str
     from kdray.pipeline.execute import check_cells, needs_cluster, run_plan
     from kdray.pipeline.packing import pack_missing
     from kdray.pipeline.plan import make_plan
+    from kdray.pipeline.shelf import RUNS
     from kdray.pipeline.smoke import smoke_all
+    from kdray.report.matrix_table import write_tables
     from kdray.report.plan_text import print_plan
     from kdray.report.progress import ProgressView, terminable
     from kdray.report.summary import print_summary
+    from kdray.store import Store
 
     stand_ins = None
     if options.smoke:
@@ -117,6 +120,9 @@ def run(experiment: Comparison, options: argparse.Namespace, arguments: list[str
                 view=view.trials,
             )
     print_summary(record, console)
+    if record.get("matrix"):
+        for uri in write_tables(Store(plan.comparison.storage), f"{RUNS}/{plan.run_id}", record):
+            console.print(f"table: {uri}", highlight=False, markup=False, soft_wrap=True)
     check_cells(record)
     return 0
 

@@ -72,7 +72,7 @@ def place_of(path: str | FilePath, sets: Sequence[str], key: str) -> str:
 
 
 def written_at(path: str | FilePath, sets: Sequence[str], key: str) -> tuple[str, str]:
-    """As `place_of`, and the key as it stands there: that of a matrix's cell is its axis's."""
+    """As `place_of`, and the key as it stands there: a matrix's cell has those of its axes and of the top."""
     read = _read(path, sets)
     tree = {**read.top, VARIANTS: read.variants, MATRIX: {CELLS: read.variants}}
     try:
@@ -80,7 +80,14 @@ def written_at(path: str | FilePath, sets: Sequence[str], key: str) -> tuple[str
     except ConfigError:  # a path into something that is no map: the nearest that is one was written somewhere
         return read.origin.place(resolve(tree, key.partition(".")[0])), key
     told = read.origin.told(keys)
+    if told[:2] == (MATRIX, CELLS) and len(told) > 3 and _in_all(read.variants, told[3]):
+        told = told[3:]
     return read.origin.place(keys), key if told == keys else dotted(told)
+
+
+def _in_all(trees: Trees, key: str | int) -> bool:
+    values = [tree.get(str(key)) for tree in trees.values()]
+    return values.count(values[0]) == len(values)
 
 
 def experiment_from_dict(values: Mapping[str, Any], where: str = "experiment", sets: Sequence[str] = ()) -> Experiment:

@@ -70,11 +70,9 @@ def in_variant(comparison: Comparison, variant: str) -> Iterator[None]:
     except KdrayError as error:
         key = (key_of(error.where) or "").partition(".")[0]
         parts = [getattr(each, key, None) for each in comparison.experiments.values()]
-        if (
-            not variant
-            or key in ("", "variants", "matrix", *SHARED_KEYS)
-            or (len(parts) > 1 and parts.count(parts[0]) == len(parts))
-        ):
+        shared = len(parts) > 1 and parts.count(parts[0]) == len(parts)
+        # What all cells of a matrix have may stand in an axis all the same: `in_file` looks.
+        if not variant or key in ("", "variants", "matrix", *SHARED_KEYS) or (shared and comparison.matrix is None):
             raise
         raise _moved(error, f"{comparison.key_of(variant)}.{error.where}") from error
 

@@ -38,6 +38,7 @@ def plan_lines(plan: Plan) -> list[str]:
         *dict.fromkeys(data),
         f"storage: {plan.comparison.storage}",
         f"cluster: {_cluster(plan)}",
+        *_matrix(plan),
         *(f"variant {member.variant}: {', '.join(member.names.values())}" for member in plan.members if member.variant),
     ]
     for stage, sizes in plan.stages:
@@ -65,6 +66,16 @@ def search_lines(experiment: Experiment, search: Search) -> list[str]:
         *(f"  {name.ljust(width)}  {text}" for name, text in texts.items()),
         f"  the best of them on validation is the {kind}; its experiment is best.yaml in the run's folder",
     ]
+
+
+def _matrix(plan: Plan) -> list[str]:
+    """The size of a matrix, and how much of it is done."""
+    if plan.comparison.matrix is None:
+        return []
+    matrix = plan.comparison.matrix
+    axes = " x ".join(f"{axis} ({len(values)})" for axis, values in matrix.axes.items())
+    done = f"{sum(stage.done for stage, _ in plan.stages)} of {len(plan.stages)} stages done" if plan.exact else UNKNOWN
+    return [f"matrix: {axes}: {len(matrix.cells)} cells, {done}"]
 
 
 def _data(data: Data, dataset: Dataset, kept: str) -> list[str]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from kdray.experiment import Mix
 from kdray.report.balance_text import balance_remark
 from kdray.report.comparison import comparison_table, students
+from kdray.report.matrix_table import print_matrix
 from kdray.report.text import duration, percent, phase_text
 
 COLUMNS = (
@@ -62,7 +63,9 @@ def summary_rows(record: dict[str, Any]) -> list[dict[str, str]]:
 
 def print_summary(record: dict[str, Any], console: Console) -> None:
     """Print the table of a finished run, what needs saying about it, and where its artifacts lie."""
-    title = f"{record['name']} (seed {record['seed']})"
+    own = students(record)
+    seeds = {stage.get("seed", record["seed"]) for stage in record["stages"] if stage.get("stage") not in own}
+    title = f"{record['name']} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))})"
     rows = [list(row.values()) for row in summary_rows(record)]
     if rows:
         table = _table(title, list(COLUMNS), rows)
@@ -74,7 +77,9 @@ def print_summary(record: dict[str, Any], console: Console) -> None:
         console.print(table)
     for line in remarks(record):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if record.get("variants"):
+    if record.get("matrix"):
+        print_matrix(record, console)
+    elif record.get("variants"):
         console.print(comparison_table(record))
 
 
@@ -89,16 +94,24 @@ def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
 
 def remarks(record: dict[str, Any]) -> list[str]:
     """What the table cannot say: skipped and dropped images, interruptions, and where everything lies."""
-    lines = []
+    cells = students(record) if record.get("matrix") else set()  # too many to tell one by one: the record does
+    lines: list[str] = []
+    of_cells: dict[str, int] = {}
     for stage in record["stages"]:
-        lines += [f"{stage['title']}: {text}" for text in _stage_remarks(stage)]
+        for text in _stage_remarks(stage):
+            if stage.get("stage") in cells:
+                of_cells[text] = of_cells.get(text, 0) + 1
+            else:
+                lines.append(f"{stage['title']}: {text}")
+    lines += [f"{many} of {len(cells)} students: {text}" for text, many in of_cells.items()]
     train = record["data"].get("train", {})
     if "labels_changed" in train:
         lines.append(f"label noise: {train['labels_changed']} of {train['images']} training labels are changed")
     if "validation" not in record["data"]:
         lines.append("no validation split (data.validation: 0), so no best-on-validation weights")
     for stage in record["stages"]:
-        lines.append(f"{stage['title']}: {stage['artifact']}")
+        if stage.get("stage") not in cells:
+            lines.append(f"{stage['title']}: {stage['artifact']}")
     lines.append(f"record: {record['uri']}  ({duration(record.get('wall_s') or 0)})")
     return lines
 
