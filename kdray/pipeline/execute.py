@@ -135,7 +135,7 @@ class _Execution:
         for planned, sizes in self.plan.stages:
             stage = planned
             if self.plan.comparison.first.search is not None and stage is self.plan.stages[-1][0]:
-                from kdray.tune.search_stage import search_stage
+                from kdray.pipeline.search_stage import search_stage
 
                 stage = search_stage(self.plan, stage, self.store, self.record, self.listener, self.view, self._prepare)
             self._one(stage, sizes)
@@ -183,7 +183,7 @@ class _Execution:
         for level in cell_levels([stage for stage, _ in self.plan.stages]):
             ready = [stage for stage in level if not self._lacks_teacher(stage)]
             if self.plan.comparison.cluster.workers:
-                from kdray.tune.cells import run_cells
+                from kdray.pipeline.cell_runs import run_cells
 
                 left = [stage for stage in ready if not stage.done]
                 self.failed |= run_cells(self.plan, left, self.store, self.seen_by, self.listener, self.view)

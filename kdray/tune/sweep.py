@@ -21,7 +21,6 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kdray.data.ray_shared import start_sharing
 from kdray.errors import KdrayError
-from kdray.pipeline.record import now
 from kdray.store import Store, open_uri
 from kdray.train.control import start_control
 from kdray.train.job import Listener
@@ -29,7 +28,7 @@ from kdray.tune.journal import Journal
 from kdray.tune.process import TOLD, TrialProcess
 from kdray.tune.slots import Slots
 from kdray.tune.suggest import Sampler, Suggest
-from kdray.tune.trials import ENDED, Goal, Trial, take_rows
+from kdray.tune.trials import ENDED, Goal, Trial, now, take_rows
 from kdray.tune.views import TrialView
 from kdray.tune.work import Work
 

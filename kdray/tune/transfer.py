@@ -32,3 +32,11 @@ def rank_correlation(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "spearman": float(stats.spearmanr(proxy, full).statistic),
         "kendall": float(stats.kendalltau(proxy, full).statistic),
     }
+
+
+def in_words(pairs: Sequence[dict[str, Any]], ranks: dict[str, Any]) -> str:
+    """What a person should know of the proxy."""
+    count = f"{len(pairs)} trial{'s' * (len(pairs) != 1)} run in full"
+    if ranks["spearman"] is None:
+        return f"{count}: too few to say how well the proxy ranks"
+    return f"{count}, rank correlation with the proxy: Spearman {ranks['spearman']:.2f}, Kendall {ranks['kendall']:.2f}"

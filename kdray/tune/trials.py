@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,11 @@ def best_trial(trials: Iterable[Trial], goal: Goal, states: Sequence[str] = ("do
         if best is None or goal.better(trial["value"], best["value"]):
             best = trial
     return best
+
+
+def now() -> str:
+    """Time of day in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def phases_of(lineage: list[dict[str, Any]]) -> list[dict[str, Any]]:

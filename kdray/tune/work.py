@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kdray.data.dataset import Dataset, open_dataset
 from kdray.data.shared import Sharing, install
-from kdray.experiment import Cluster, Experiment
-from kdray.experiment.changes import with_changes
-from kdray.pipeline.checks import with_shares
-from kdray.pipeline.stages import draft_stages, stage_spec
+from kdray.experiment import Cluster
 from kdray.store import Store
-from kdray.train.checkpoint import FOLDER as CHECKPOINTS
 from kdray.train.shares import Shares
 from kdray.train.spec import StageSpec
-from kdray.tune.trials import Goal, changes_of
+from kdray.tune.trials import Goal
 
 if TYPE_CHECKING:
     from kdray.tune.process import TrialRun
@@ -62,18 +56,19 @@ class Work(ABC):
             return store.read_json("record.json")
         if stage.train is not None:
             run.max_epochs = stage.train.epochs
-        stage = replace(stage, identity={**stage.identity, **self.seen_by})
+        identity = {**stage.identity, **self.seen_by}
+        stage = replace(stage, identity=identity, use_ray=True, data_cpus=self.shares.data_cpus)
         if self.in_process:
             from kdray.train.worker import StageWorker
 
             try:
-                return StageWorker(with_shares(stage, self.shares, use_ray=True), run).run()
+                return StageWorker(stage, run).run()
             finally:
                 if self.sharing is not None:
                     self.sharing.leave()
         from kdray.train.trainer import run_on_ray
 
-        return run_on_ray(with_shares(stage, self.shares, use_ray=True), self.cluster, self.shares, run)
+        return run_on_ray(stage, self.cluster, self.shares, run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,42 +79,3 @@ class CellWork(Work):
 
     def stage(self, config: Mapping[str, Any]) -> StageSpec:
         return self.stages[int(config["number"])]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchWork(Work):
-    """One experiment with other parameters in every trial.
-
-    `kind` is the stage that is searched. `taught` is the folder of the teacher that an earlier stage left, `weights`
-    are digests of given weights by URI. Trial artifacts lie below `folder` of `store`.
-    """
-
-    experiment: Experiment
-    dataset: Dataset
-    kind: str
-    taught: str | None
-    weights: Mapping[str, str]
-    judged: bool
-    store: str
-    folder: str
-
-    def stage(self, config: Mapping[str, Any]) -> StageSpec:
-        trial = {"changes": json.loads(config["changes"]), "lineage": json.loads(config.get("lineage", "[]"))}
-        experiment = with_changes(self.experiment, changes_of(trial))
-        dataset = self.dataset if experiment.data == self.experiment.data else open_dataset(experiment.data)
-        drafts = draft_stages(experiment, self.judged, self.weights.__getitem__)
-        draft = next(each for each in drafts if each.name == self.kind)
-        spec = stage_spec(
-            experiment, dataset, draft, self.taught, Store(self.store), self.artifact(int(config["number"]))
-        )
-        assert spec.train is not None
-        keeping = spec.train.checkpoint.model_copy(update={"every_epochs": 1})
-        return replace(spec, train=spec.train.model_copy(update={"checkpoint": keeping}))
-
-    def artifact(self, number: int) -> str:
-        """The folder of trial `number`."""
-        return f"{self.folder}/artifacts/{number:05d}"
-
-    def forget_checkpoints(self, number: int) -> None:
-        """Remove the state of a trial that nobody will go on with."""
-        Store(self.store).delete(f"{self.artifact(number)}/{CHECKPOINTS}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from kdray.experiment import Comparison, Experiment, to_yaml
 from kdray.experiment.changes import with_changes
 from kdray.store import Store
+from kdray.train.board import FOLDER as BOARD
+from kdray.train.checkpoint import FOLDER as CHECKPOINTS
 from kdray.tune.slots import Slots
 from kdray.tune.trials import Trial, changes_of
 
@@ -28,14 +30,13 @@ def adopt(store: Store, trial_folder: str, folder: str) -> None:
 
 
 def _copy(store: Store, source: str, target: str) -> None:
+    """Copy an artifact but for what makes it whole and what only a training that goes on needs."""
     for name in store.list(source):
-        path = name.rstrip("/")
-        if path in ("record.json", "checkpoints"):
-            continue
-        if store.list(f"{source}/{path}"):
-            _copy(store, f"{source}/{path}", f"{target}/{path}")
-        else:
-            store.write_bytes(f"{target}/{path}", store.read_bytes(f"{source}/{path}"))
+        name = name.rstrip("/")
+        if name == BOARD:
+            _copy(store, f"{source}/{name}", f"{target}/{name}")
+        elif name not in ("record.json", CHECKPOINTS):
+            store.write_bytes(f"{target}/{name}", store.read_bytes(f"{source}/{name}"))
 
 
 def best_text(winner: Experiment, header: str) -> str:

@@ -10,11 +10,14 @@ from kdray.pipeline.plan import Plan, make_plan
 from kdray.pipeline.record import write_record
 from kdray.pipeline.shelf import RUNS
 from kdray.pipeline.stages import Stage
+from kdray.report.best_yaml import NAME as BEST
+from kdray.report.best_yaml import best_header
+from kdray.report.search_report import report_search
 from kdray.store import Store
 from kdray.train.job import Listener
-from kdray.tune.search import FOLDER, Searching
+from kdray.pipeline.searching import FOLDER, Searching
 from kdray.tune.views import ViewMaker
-from kdray.tune.winner import adopt, best_text
+from kdray.pipeline.winner import adopt, best_text
 
 
 def search_stage(
@@ -38,8 +41,13 @@ def search_stage(
     seen_by = {"versions": record["versions"], "hardware": record["hardware"]}
     found = Searching(plan, listener, view, seen_by, store, f"{run}/{FOLDER}", prepare).run()
     record["search"] = found.facts
+    header = best_header(found.facts, record)
+    store.write_text(f"{run}/{BEST}", best_text(found.winner, header))
+    found.facts["best_yaml"] = store.path_uri(f"{run}/{BEST}")
     write_record(store, record)
-    store.write_text(f"{run}/best.yaml", best_text(found.winner, ""))
+    asked = plan.comparison.first.search
+    report_search(store, run, found.facts, record, asked.mlflow if asked is not None else None)
+    write_record(store, record)
     won = make_plan(found.winner, fresh=plan.fresh).stages[-1][0]
     if not won.done:
         adopt(store, found.folder, won.spec.folder)

@@ -17,6 +17,8 @@ from kdray.experiment.search_part import Scheduler, Search, Transfer
 from kdray.objectives.search_space import space_of
 from kdray.pipeline.members import is_judged
 from kdray.pipeline.plan import Plan, make_plan
+from kdray.pipeline.search_work import SearchWork
+from kdray.pipeline.winner import winner_of
 from kdray.store import Store
 from kdray.train.cluster import with_gpus
 from kdray.train.job import Listener
@@ -28,11 +30,9 @@ from kdray.tune.schedule import make_scheduler, remember
 from kdray.tune.slots import Slots, find_slots, room_to_grow
 from kdray.tune.suggest import Given, Sampler, Suggest
 from kdray.tune.sweep import Sweep
-from kdray.tune.transfer import rank_correlation, to_check
+from kdray.tune.transfer import in_words, rank_correlation, to_check
 from kdray.tune.trials import ENDED, Goal, Trial, best_trial, new_trial
 from kdray.tune.views import ViewMaker
-from kdray.tune.winner import winner_of
-from kdray.tune.work import SearchWork
 
 FOLDER = "search"
 
@@ -222,7 +222,8 @@ class Searching:
             for each in whole
             if each["value"] is not None
         ]
-        facts = {"set": dict(transfer.set), "checked": pairs, **rank_correlation(pairs), "trials": whole}
+        ranks = rank_correlation(pairs)
+        facts = {"set": dict(transfer.set), "checked": pairs, **ranks, "words": in_words(pairs, ranks), "trials": whole}
         return self._best(whole), facts
 
 
