@@ -20,7 +20,7 @@ def with_calls_whole(pairs: Pairs) -> Pairs:
         end = _end_of_call(pairs, at)
         if end is not None:
             first, last = value.start_mark, pairs[end][0].end_mark
-            text = (first.buffer or "")[first.pointer : last.pointer]
+            text = str(first.buffer)[first.pointer : last.pointer]
             value = yaml.ScalarNode("tag:yaml.org,2002:str", " ".join(text.split()), first, last)
             at = end
         whole.append((key, value))

@@ -8,12 +8,12 @@ from typing import Any
 
 from kdray.errors import Interrupted
 from kdray.pipeline.plan import Plan
+from kdray.pipeline.searching import slots_for
 from kdray.pipeline.shelf import RUNS
 from kdray.pipeline.stages import Stage
 from kdray.store import Store
 from kdray.train.job import Listener
 from kdray.tune.journal import Journal
-from kdray.pipeline.searching import slots_for
 from kdray.tune.suggest import Given
 from kdray.tune.sweep import Sweep
 from kdray.tune.trials import Goal, Trial, new_trial

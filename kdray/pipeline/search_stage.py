@@ -8,16 +8,16 @@ from typing import Any
 
 from kdray.pipeline.plan import Plan, make_plan
 from kdray.pipeline.record import write_record
+from kdray.pipeline.searching import FOLDER, Searching
 from kdray.pipeline.shelf import RUNS
 from kdray.pipeline.stages import Stage
+from kdray.pipeline.winner import adopt, best_text
 from kdray.report.best_yaml import NAME as BEST
 from kdray.report.best_yaml import best_header
 from kdray.report.search_report import report_search
 from kdray.store import Store
 from kdray.train.job import Listener
-from kdray.pipeline.searching import FOLDER, Searching
 from kdray.tune.views import ViewMaker
-from kdray.pipeline.winner import adopt, best_text
 
 
 def search_stage(

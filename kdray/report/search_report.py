@@ -11,7 +11,9 @@ from kdray.store import Store
 from kdray.tune.importance import importance
 
 
-def report_search(store: Store, folder: str, search: dict[str, Any], record: dict[str, Any], mlflow: str | None) -> None:
+def report_search(
+    store: Store, folder: str, search: dict[str, Any], record: dict[str, Any], mlflow: str | None
+) -> None:
     """Write them into the run's `folder`, and say in `search` where they lie.
 
     Raises:

@@ -12,6 +12,7 @@ from kdray.experiment import Mix
 from kdray.report.balance_text import balance_remark
 from kdray.report.comparison import comparison_table, students
 from kdray.report.matrix_table import print_matrix
+from kdray.report.search_table import print_search
 from kdray.report.text import duration, percent, phase_text
 
 COLUMNS = (
@@ -77,6 +78,8 @@ def print_summary(record: dict[str, Any], console: Console) -> None:
         console.print(table)
     for line in remarks(record):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if record.get("search"):
+        print_search(record, console)
     if record.get("matrix"):
         print_matrix(record, console)
     elif record.get("variants"):

@@ -9,11 +9,11 @@ import pytest
 from kdray.errors import ConfigError
 from kdray.experiment import Experiment, experiment_from_dict, get_path, with_changes
 from kdray.experiment.distributions import Choice
-from kdray.objectives.combine import Composite
+from kdray.objectives.combine import Composite, ObjectiveSet
 from kdray.objectives.registry import methods, parse
 from kdray.objectives.search_space import default_space, space_of
 
-from .cases import EVERY, case_id
+from .cases import EVERY, case_id, make_setup, views_of
 
 NO_SPACE = {"ce"}  # its weight is what all others are measured by
 BASE: dict[str, Any] = {
@@ -46,6 +46,20 @@ def test_every_form_takes_both_ends_of_all_that_is_searched(params: dict[str, An
             for key in name.split(".")[2:]:
                 options = getattr(options, key)
             assert options == value
+
+
+@pytest.mark.parametrize("params", EVERY, ids=case_id)
+def test_no_end_changes_the_shape_of_heads_or_state(params: dict[str, Any]) -> None:
+    """Or pbt could not go on with another trial's checkpoint."""
+    e, setup = build({"x": params}), make_setup(views=views_of(params))
+    space = default_space(e.objectives)
+
+    def shapes(changes: dict[str, Any]) -> dict[str, Any]:
+        objectives = ObjectiveSet(with_changes(e, changes).objectives, setup)
+        return {key: tensor.shape for key, tensor in objectives.state_dict().items()}
+
+    for end in ("low", "high"):
+        assert shapes({name: getattr(one, end) for name, one in space.parameters.items()}) == shapes({})
 
 
 @pytest.mark.parametrize("name", sorted(set(methods()) - NO_SPACE))
