@@ -1,6 +1,6 @@
-# What Ray and kdray must find in the environment of every node of `ray up`: sourced before Ray starts, and by each shell.
-# The same values stand in kdray/train/environment.py (for the process that is submitted) and in the Dockerfile; a test
-# keeps them equal.
+# What Ray and kdray must find in the environment of every node of `ray up`: sourced before Ray starts and by each
+# shell. The same values stand in kdray/train/environment.py (for the process that is submitted) and in the Dockerfile;
+# a test keeps them equal.
 [ -f "$HOME/venv/bin/activate" ] && . "$HOME/venv/bin/activate"
 export RAY_AUTH_MODE=token
 export RAY_TRAIN_ENABLE_STATE_TRACKING=1
