@@ -11,3 +11,5 @@ export RAY_DATA_DISABLE_PROGRESS_BARS=1
 export RAY_CHDIR_TO_TRIAL_DIR=0
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=1
 export RAY_USAGE_STATS_ENABLED=0
+# Of the head alone: `ray job stop` kills after 3 s, which is not enough to save a large state.
+export RAY_JOB_STOP_WAIT_TIME_S=120

@@ -14,7 +14,8 @@ from kdray.train.environment import DEFAULTS, JOINED
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster"
 CLOUDS = ("aws.yaml", "gcp.yaml")
-NODES_ENVIRONMENT = DEFAULTS | JOINED  # what kdray wants on nodes of a cluster that it joins
+# What kdray wants on nodes of a cluster that it joins, and time for a job that is stopped to save its state.
+NODES_ENVIRONMENT = DEFAULTS | JOINED | {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
 # Keys of AWS and Google, private keys, and tokens of Ray (64 hexadecimal digits or a UUID).
 SECRETS = re.compile(
     r"AKIA[0-9A-Z]{16}|AIza[0-9A-Za-z_-]{35}|-----BEGIN|aws_secret_access_key|[0-9a-f]{64}"

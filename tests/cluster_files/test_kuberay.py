@@ -1,4 +1,4 @@
-"""raycluster.yaml, rayjob.yaml and serviceaccounts.yaml: by the fields of ray.io/v1, by Kubernetes' own schema within."""
+"""raycluster.yaml, rayjob.yaml, serviceaccounts.yaml: by the fields of ray.io/v1, by Kubernetes' own schema within."""
 
 from __future__ import annotations
 
@@ -178,7 +178,10 @@ def test_pods_ask_for_the_bucket_under_a_name_that_is_there(document: Any) -> No
     accounts = {account["metadata"]["name"]: account for account in load_all("serviceaccounts.yaml")}
     for account in accounts.values():
         kubernetes_validate.validate(account, VERSION, strict=True)
-        assert set(account["metadata"]["annotations"]) == {"iam.gke.io/gcp-service-account", "eks.amazonaws.com/role-arn"}
+        assert set(account["metadata"]["annotations"]) == {
+            "iam.gke.io/gcp-service-account",
+            "eks.amazonaws.com/role-arn",
+        }
     head, *workers = (pod for pod in pods_of(document) if "serviceAccountName" in pod)
     assert head["serviceAccountName"] == "kdray-head" in accounts
     assert {worker["serviceAccountName"] for worker in workers} == {"kdray-worker"} <= set(accounts)

@@ -38,7 +38,16 @@ def test_kdray_reads_its_commands(words: list[str], monkeypatch: pytest.MonkeyPa
 
 def test_there_are_commands_of_each_kind() -> None:
     assert len(kdray_commands()) == 3
-    for program in ("ray up", "ray dashboard", "ray job submit", "ray down", "aws iam", "gcloud", "kubectl apply", "docker build"):
+    for program in (
+        "ray up",
+        "ray dashboard",
+        "ray job submit",
+        "ray down",
+        "aws iam",
+        "gcloud",
+        "kubectl apply",
+        "docker build",
+    ):
         assert readme_commands(program), program
 
 
@@ -57,7 +66,9 @@ def test_ray_reads_its_commands(words: list[str], monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_the_commands_name_is_there() -> None:
-    words = chain.from_iterable(readme_commands(program) for program in ("ray", "aws", "kubectl", "docker", "python", "pip"))
+    words = chain.from_iterable(
+        readme_commands(program) for program in ("ray", "aws", "kubectl", "docker", "python", "pip")
+    )
     named = {word.removeprefix("file://") for line in words for word in line}
     paths = {word for word in named if re.match(r"(cluster|experiments)/", word)}
     assert {"cluster/aws.yaml", "cluster/gcp.yaml", "cluster/Dockerfile", "cluster/iam/nodes.json"} <= paths

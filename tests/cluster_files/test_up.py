@@ -139,7 +139,9 @@ def test_aws_nodes_have_roles_and_an_encrypted_disk_and_want_tokens_for_their_me
 @pytest.mark.parametrize("path", sorted((FOLDER / "iam").glob("*.json")), ids=lambda path: path.name)
 def test_policies_give_no_more_than_is_named(path: Path) -> None:
     statements = json.loads(path.read_text())["Statement"]
-    actions = [action for each in statements for action in ([each["Action"]], each["Action"])[type(each["Action"]) is list]]
+    actions = [
+        action for each in statements for action in ([each["Action"]], each["Action"])[type(each["Action"]) is list]
+    ]
     assert not any(action == "*" or action.endswith(":*") for action in actions)
     for each in statements:
         if "iam:PassRole" in each["Action"]:
@@ -176,7 +178,9 @@ def compute_problems(node: Any, schema: dict[str, Any], schemas: dict[str, Any],
     if kind == "array":
         if not isinstance(node, list):
             return [f"{where}: {node!r} is no list"]
-        return [p for i, item in enumerate(node) for p in compute_problems(item, schema["items"], schemas, f"{where}[{i}]")]
+        return [
+            p for i, item in enumerate(node) for p in compute_problems(item, schema["items"], schemas, f"{where}[{i}]")
+        ]
     python = {"string": str, "boolean": bool, "integer": int, "number": (int, float), "any": object}[kind]
     if not isinstance(node, python):
         return [f"{where}: {node!r} is no {kind}"]
