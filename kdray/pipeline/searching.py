@@ -31,7 +31,7 @@ from kdray.tune.slots import Slots, find_slots, room_to_grow
 from kdray.tune.suggest import Given, Sampler, Suggest
 from kdray.tune.sweep import Sweep
 from kdray.tune.transfer import in_words, rank_correlation, to_check
-from kdray.tune.trials import ENDED, Goal, Trial, best_trial, new_trial
+from kdray.tune.trials import ENDED, Goal, Trial, best_trial, new_trial, wall_of
 from kdray.tune.views import ViewMaker
 
 FOLDER = "search"
@@ -86,7 +86,6 @@ class Searching:
             Interrupted: the user stopped it; what was found so far is in the journal.
             KdrayError: no trial came to a result.
         """
-        started = time.perf_counter()
         plan = self.plan if self.search.transfer is None else self._proxy(self.search.transfer)
         slots = self._slots(plan)
         trials = self._sweep(plan, self.folder, slots)
@@ -97,7 +96,6 @@ class Searching:
             folder = f"{self.folder}-full"
             won, facts["transfer"] = self._transferred(self.search.transfer, trials, folder)
             facts["best"] = won["of"]
-        facts["wall_s"] = time.perf_counter() - started
         return Found(facts, winner_of(self.experiment, won, slots), won, artifact_of(folder, won["number"]))
 
     def _facts(self, trials: list[Trial], best: Trial, slots: Slots, epochs: int) -> dict[str, Any]:
@@ -106,8 +104,8 @@ class Searching:
             "metric": search.metric,
             "mode": self.goal.mode,
             "at": search.at.model_dump(exclude_none=True) if search.at is not None else None,
-            "searcher": search.searcher.model_dump(),
-            "scheduler": search.scheduler.model_dump(),
+            "searcher": {"type": search.searcher.type, **search.searcher.canonical()},
+            "scheduler": {"type": search.scheduler.type, **search.scheduler.canonical()},
             "space": self.space.texts(),
             "seed": self.seed,
             "wanted": search.wanted(self.space),
@@ -118,6 +116,7 @@ class Searching:
             "trials": trials,
             "best": best["number"],
             "transfer": None,
+            "wall_s": wall_of(trials),
         }
 
     def _best(self, trials: list[Trial]) -> Trial:

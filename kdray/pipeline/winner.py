@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kdray.experiment import Comparison, Experiment, to_yaml
+from kdray.experiment import Experiment
 from kdray.experiment.changes import with_changes
+from kdray.experiment.yaml_text import dump
 from kdray.store import Store
 from kdray.train.board import FOLDER as BOARD
 from kdray.train.checkpoint import FOLDER as CHECKPOINTS
@@ -41,4 +42,5 @@ def _copy(store: Store, source: str, target: str) -> None:
 
 def best_text(winner: Experiment, header: str) -> str:
     """best.yaml: the winner's experiment, under a header that says where it comes from."""
-    return header + to_yaml(Comparison.of(winner.model_copy(update={"name": f"{winner.name}-best"})))
+    named = winner.model_copy(update={"name": f"{winner.name}-best"})
+    return header + dump(named.model_dump(mode="json", exclude_unset=True, exclude={"search"}))

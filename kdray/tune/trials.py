@@ -114,6 +114,20 @@ def best_trial(trials: Iterable[Trial], goal: Goal, states: Sequence[str] = ("do
     return best
 
 
+def wall_of(trials: Iterable[Trial]) -> float:
+    """Seconds in which any of `trials` ran, over all commands that had part in them."""
+    spans = []
+    for trial in trials:
+        if trial["finished"] is not None:
+            end = datetime.datetime.fromisoformat(trial["finished"]).timestamp()
+            spans.append((end - trial["wall_s"], end))
+    total, until = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total
+
+
 def now() -> str:
     """Time of day in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
