@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kdray.experiment import phases_of
+
 Trial = dict[str, Any]
 Row = Mapping[str, Any]
 
@@ -133,17 +135,12 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def phases_of(lineage: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a lineage changes after its first epochs, as an experiment's `phases`."""
-    return [{"from_epoch": turn["from_epoch"], "set": turn["changes"]} for turn in lineage[1:]]
-
-
 def changes_of(trial: Trial) -> dict[str, Any]:
     """All that makes the experiment of `trial`: its parameters, and what its lineage changed on the way."""
     if not trial["lineage"]:
         return dict(trial["changes"])
-    first, *later = trial["lineage"]
-    return dict(first["changes"]) | ({"phases": phases_of([first, *later])} if later else {})
+    phases = phases_of(trial["lineage"])
+    return dict(trial["lineage"][0]["changes"]) | ({"phases": phases} if phases else {})
 
 
 def _plain(value: Any) -> Any:

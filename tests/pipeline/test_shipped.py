@@ -48,7 +48,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_are_some() -> None:
     names = {named(path) for path in WHOLE}
-    assert {"quickstart", "cifar100_clmkd", "imagenet_clmkd", "cifar100_intra_class"} <= names
+    assert {"quickstart", "cifar100_clmkd", "imagenet_clmkd", "cifar100_intra_class", "cifar100_matrix"} <= names
     assert {f"cifar100/{pair}" for pair in CIFAR_PAIRS} <= names
     assert {"imagenet/resnet34-resnet18", "imagenet/resnet50-mobilenetv1"} <= names
 
