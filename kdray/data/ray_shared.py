@@ -130,7 +130,7 @@ class RaySharing:
                 ref = self._reference(key, make, expected())
             except RayError as error:
                 self._broken = True
-                log.warning("data is not shared between trials from now on: no answer (%s)", type(error).__name__)
+                log.warning("data is not shared between trials from now on: no answer (%s)", _reason(error))
             else:
                 made = self._got(key, ref) if ref is not None else None
                 if made is not None:
@@ -173,8 +173,7 @@ class RaySharing:
         try:
             made = ray.get(ref, timeout=MAKE_TIMEOUT_S)
         except RayError as error:
-            reason = error.cause if isinstance(error, RayTaskError) else error
-            log.warning("data is not shared between trials: %s", f"{type(reason).__name__}: {reason}".splitlines()[0])
+            log.warning("data is not shared between trials: %s", _reason(error))
             self._holder.forget.remote(key, ref.hex())
             return None
         if isinstance(made, TooLarge):
@@ -189,6 +188,12 @@ class RaySharing:
         here = ray.get_runtime_context().get_node_id()
         stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["NodeID"] == here]
         return STORE_SHARE * sum(stores)
+
+
+def _reason(error: RayError) -> str:
+    """One line."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return f"{type(cause).__name__}: {cause}".splitlines()[0]
 
 
 def start_sharing(limit_bytes: int = LIMIT_BYTES) -> RaySharing:

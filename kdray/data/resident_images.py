@@ -12,6 +12,7 @@ import numpy as np
 from kdray.data.augment import Augment
 from kdray.data.chunks import Recipe, sizes_differ
 from kdray.data.decode import BadImage, decode_many
+from kdray.data.freed import give_back
 from kdray.data.manifest import Manifest
 from kdray.data.ops import Size
 from kdray.data.reader import iter_rows
@@ -81,9 +82,9 @@ def decode_all(manifest: Manifest, rows: np.ndarray, pad: PadCrop | None) -> Dec
                 columns.bad[int(index[len(images)])] = str(image)
             images.append(None if isinstance(image, BadImage) else image)
     shapes = {image.shape for image in images if image is not None}
-    if len(shapes) == 1:
-        return _stacked(images, columns, pad, shapes.pop())
-    return _end_to_end(images, columns)
+    decoded = _stacked(images, columns, pad, shapes.pop()) if len(shapes) == 1 else _end_to_end(images, columns)
+    give_back()
+    return decoded
 
 
 def _stacked(images: list[np.ndarray | None], columns: Columns, pad: PadCrop | None, shape: tuple[int, ...]) -> Decoded:

@@ -215,7 +215,7 @@ def test_nobody_waits_for_a_holder_that_does_not_answer(cluster, tmp_path, monke
     sharing = start_sharing()  # it takes longer to start
     assert ask(sharing, "key", partial(make, tmp_path, 10)).flags.writeable
     sharing.close()
-    assert caplog.text.count("data is not shared between trials from now on: no answer (GetTimeoutError)") == 1
+    assert caplog.text.count("data is not shared between trials from now on: no answer (GetTimeoutError: ") == 1
 
 
 def test_nobody_waits_for_ever_for_a_maker(sharing, tmp_path, monkeypatch, caplog) -> None:
