@@ -44,6 +44,7 @@ class SweepView:
         self._late: dict[int, Line] = {}  # epochs that came too soon after that
         self._said: dict[int, dict[str, Any]] = {}  # parameters as they were last printed
         self._earlier = 0
+        self._failures: list[Line] = []
         self._summary_s = self.state.begun_s
 
     def __enter__(self) -> SweepView:
@@ -52,18 +53,18 @@ class SweepView:
                 get_renderable=self._table, console=self.console, refresh_per_second=REDRAWS_PER_S, transient=True
             )
             self._live.start()
-        else:
-            self._ticker = threading.Thread(target=self._tick_on, name="kdray-sweep-view", daemon=True)
-            self._ticker.start()
+        self._ticker = threading.Thread(target=self._tick_on, name="kdray-sweep-view", daemon=True)
+        self._ticker.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
         self._ended.set()
         if self._ticker is not None:
             self._ticker.join()
+        self._tell_failures()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
         with self._lock:
             for number in sorted(self._late):
                 self._epoch(self._late[number])
@@ -75,11 +76,10 @@ class SweepView:
         """Show a trial that changed. One that ended before it was first seen is counted, and told only if failed."""
         with self._lock:
             before, now = self.state.update(trial, time.monotonic())
-            terminal = self._live is not None
-            if not terminal:
+            if self._live is None:
                 self._log(before, now)
-        if terminal and now.state == "failed" and (before is None or before.state != "failed"):
-            self._end(now)  # the table has no room for the reason; without the lock, as a warning
+            elif now.state == "failed" and (before is None or before.state != "failed"):
+                self._failures.append(now)  # the table has no room for the reason
 
     def warning(self, text: str) -> None:
         """Show a warning, as it is, above the table."""
@@ -87,7 +87,10 @@ class SweepView:
         self.console.print(Text.assemble(("warning:", "yellow"), f" {text}"), soft_wrap=True)
 
     def tick(self) -> None:
-        """Print what a log is due by now: epochs that came too soon, and the summary."""
+        """Print what is due by now: in a log epochs that came too soon, and the summary; on a terminal failures."""
+        if self._live is not None:
+            self._tell_failures()
+            return
         with self._lock:
             now_s = time.monotonic()
             for number in sorted(n for n in self._late if now_s - self._shown_s[n] >= LINE_EVERY_S):
@@ -96,6 +99,13 @@ class SweepView:
                 self._summary_s = now_s
                 self._tell_earlier()
                 self._print("  ".join(self.state.summary(now_s)))
+
+    def _tell_failures(self) -> None:
+        """Print the failures since the last time, at once: each print draws the table again."""
+        with self._lock:
+            failures, self._failures = self._failures, []
+        if failures:  # without the lock, as a warning
+            self._print("\n  ".join(map(self._end, failures)))
 
     def _tick_on(self) -> None:
         while not self._ended.wait(TICK_S):
@@ -118,7 +128,7 @@ class SweepView:
                 self._late[now.number] = now
         elif now.state in ENDED and (before is None or before.state not in ENDED):
             self._late.pop(now.number, None)
-            self._end(now)
+            self._print(self._end(now))
 
     def _tell_earlier(self) -> None:
         if self._earlier:
@@ -146,7 +156,7 @@ class SweepView:
             parts.append(f"loss {line.loss:.4g}")
         self._print("  ".join(parts))
 
-    def _end(self, line: Line) -> None:
+    def _end(self, line: Line) -> str:
         words = f"trial {line.number} {line.state}"
         if line.state == "failed":
             words += f" after epoch {self._of(line)}: {line.error or 'no reason is known'}"
@@ -156,7 +166,7 @@ class SweepView:
             words += f" after epoch {self._of(line)}: {self._metric(line.now)}"
             if line.best_epoch not in (None, line.epochs):
                 words += f", best {metric_text(self.state.metric, line.value)} (epoch {line.best_epoch})"
-        self._print(f"{words}  {duration(line.wall_s)}")
+        return f"{words}  {duration(line.wall_s)}"
 
     def _of(self, line: Line) -> str:
         return f"{line.epochs}/{self.state.max_epochs}" if self.state.max_epochs else str(line.epochs)

