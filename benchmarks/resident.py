@@ -3,7 +3,7 @@
     python benchmarks/resident.py --data "cifar100/train-*.parquet" --out benchmarks/records/resident-cpu.json
     python benchmarks/resident.py --table
 
-Each trial is a process of one Ray cluster on this machine, and stays. It builds the train feed of all images under
+Each trial is a process of a Ray cluster on this machine, and stays. It builds the train feed of all images under
 pad_crop and flip and takes a batch: seconds are counted from there, when its imports are done, and CPU seconds of all
 processes of the cluster. Memory is what the sum of PSS over all of them grows by. Both arms run in one go and take
 turns, round after round; medians are kept.
@@ -63,18 +63,23 @@ class Trial:
 
 def memory_mb() -> float:
     """Sum of PSS of this process and all below it."""
-    total = 0
+    kib = 0
     for process in children(os.getpid()):
         try:
             lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue  # it has ended
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1000
+        kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return kib * 1024 / 1e6
 
 
-def measure(ray: Any, uri: str, trials: int, share: bool) -> list[dict[str, float]]:
-    """The figures of each trial, in the order of their starts."""
+def measure(uri: str, trials: int, cores: int, share: bool) -> list[dict[str, float]]:
+    """The figures of each trial, in the order of their starts, on a cluster of their own: memory that an object store
+    once had stays with it.
+    """
+    start(cores)
+    import ray
+
     from kdray.data.ray_shared import start_sharing
 
     sharing = start_sharing() if share else None
@@ -88,11 +93,7 @@ def measure(ray: Any, uri: str, trials: int, share: bool) -> list[dict[str, floa
         memory, cpu = memory_mb(), cpu_seconds([os.getpid()])
         seconds = ray.get(process.begin.remote(uri, sharing))
         found.append({"start_s": seconds, "cpu_s": cpu_seconds([os.getpid()]) - cpu, "memory_mb": memory_mb() - memory})
-    for process in processes:
-        ray.kill(process)
-    if sharing is not None:
-        sharing.close()
-    time.sleep(2.0)
+    ray.shutdown()
     return found
 
 
@@ -120,16 +121,13 @@ def main() -> None:
     if not args.data or not args.out:
         cli.error("--data and --out are needed")
     cores = len(os.sched_getaffinity(0))
-    start(cores)
-    import ray
-
     from kdray.data.manifest import read_manifest
 
     manifest = read_manifest(args.data)
     rounds: dict[str, list[list[dict[str, float]]]] = {"alone": [], "shared": []}
     for _ in range(args.rounds):
         for arm, found in rounds.items():
-            found.append(measure(ray, args.data, args.trials, arm == "shared"))
+            found.append(measure(args.data, args.trials, cores, arm == "shared"))
     medians = {
         arm: [
             {name: statistics.median(one[trial][name] for one in found) for name in FIGURES}
