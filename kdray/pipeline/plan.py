@@ -30,6 +30,7 @@ from kdray.pipeline.estimate import Estimate, estimate
 from kdray.pipeline.members import Member, members_of, place_stages, run_digest, searched_digest
 from kdray.pipeline.naming import in_variant, named
 from kdray.pipeline.packing import Goal, goals, listed, unpacked
+from kdray.pipeline.search_checks import Opened, check_search
 from kdray.pipeline.shelf import Shelf
 from kdray.pipeline.smoke import StandIn
 from kdray.pipeline.stages import Stage, file_digest
@@ -103,6 +104,7 @@ class _Planning:
         comparison = self.comparison
         members = members_of(comparison, self._open, self._digest_weights)
         self._devices()
+        check_search(comparison.first, Opened(self._open, self._digest_weights))
         digest = searched_digest(comparison, run_digest(members))
         with named("storage"):
             shelf = Shelf(Store(comparison.storage), lenient=self.dry and "://" in comparison.storage)

@@ -1,0 +1,90 @@
+"""A search looked at before anything runs: its space at every end, its proxy, and what all trials must share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from kdray.data.dataset import Dataset
+from kdray.errors import ConfigError
+from kdray.experiment import Experiment
+from kdray.experiment.changes import with_changes
+from kdray.objectives.search_space import space_of
+from kdray.pipeline.dry import check_objectives
+from kdray.pipeline.estimate import estimate
+from kdray.pipeline.members import is_judged
+from kdray.pipeline.stages import base_digests, draft_stages, stage_spec
+from kdray.report.mlflow_export import check_mlflow
+from kdray.store import Store
+from kdray.tune.checks import check_space
+
+PIN = "Pin it: give teacher.weights, or teacher.train and teacher.data of its own"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """How the planning opens data and digests weights: each once, whoever asks."""
+
+    data: Callable[[Experiment], Dataset]
+    weights: Callable[[str], str]
+
+
+def check_search(experiment: Experiment, opened: Opened) -> None:
+    """Check the search of `experiment`, if it has one.
+
+    Raises:
+        InputError: the first thing that cannot work, by its key.
+    """
+    search = experiment.search
+    if search is None:
+        return
+    if experiment.cluster.workers == 0:
+        fix = "Set cluster.workers to 1: a trial of one worker trains in one process"
+        raise ConfigError("a search runs on Ray, and workers: 0 is one process without it", where="search", fix=fix)
+    own = experiment.teacher.train if experiment.student is None and experiment.teacher is not None else None
+    epochs = (own or experiment.train).epochs
+    if search.at is not None and (search.at.epochs or 0) > epochs:
+        problem = f"{search.at.epochs} epochs are more than the {epochs} that a trial trains"
+        raise ConfigError(problem, where="search.at.epochs", fix="Lower it, or raise train.epochs")
+    if search.scheduler.type == "pbt" and experiment.balance is not None:
+        problem = "pbt changes weights between epochs, and balance sets them before the first"
+        raise ConfigError(problem, where="balance", fix="Remove one of them")
+    plain = experiment.model_copy(update={"search": None})
+    proxy = plain
+    if search.transfer is not None:
+        proxy = with_changes(plain, search.transfer.set, "search.transfer.set")
+        _look(proxy, opened)
+    taught = _teacher(proxy, opened)
+
+    def check(trial: Experiment) -> None:
+        _look(trial, opened)
+        if trial.student is not None and _teacher(trial, opened) != taught:
+            raise ConfigError("it changes the teacher too, and all trials learn from one", fix=PIN)
+
+    check_space(proxy, space_of(experiment), check)
+    if search.mlflow is not None:
+        check_mlflow(search.mlflow)
+
+
+def _look(trial: Experiment, opened: Opened) -> None:
+    """Plan what is searched of `trial`, and run its objectives once on random outputs."""
+    dataset = opened.data(trial)
+    draft = draft_stages(trial, is_judged(trial, dataset), opened.weights)[-1]
+    spec = stage_spec(trial, dataset, draft, "artifacts/teacher", Store(trial.storage), "artifacts/trial")
+    if spec.train is None:
+        fix = "Leave teacher.weights out to train it, or add a student"
+        raise ConfigError("there is nothing to search: the teacher has its weights, and is not trained", fix=fix)
+    sizes = estimate(spec, max(1, trial.cluster.workers))
+    if sizes.steps_per_epoch < 1:
+        raise ConfigError(f"the training images do not fill one batch of {spec.train.batch}", where="train.batch")
+    check_objectives(spec, sizes.student, sizes.teacher)
+
+
+def _teacher(trial: Experiment, opened: Opened) -> str | None:
+    """Digest of the teacher of `trial`; None without one."""
+    dataset = opened.data(trial)
+    drafts = draft_stages(trial, is_judged(trial, dataset), opened.weights)
+    digests: Mapping[str, str] = dict(
+        zip((draft.name for draft in drafts), base_digests(trial, dataset, drafts), strict=True)
+    )
+    return digests.get("teacher")
