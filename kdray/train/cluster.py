@@ -66,7 +66,8 @@ def connect(cluster: Cluster) -> None:
         lent |= {"worker_process_setup_hook": credentials} if credentials else {}
         options |= {"address": address, **({"runtime_env": lent} if lent else {})}
     else:
-        options |= {"_node_ip_address": "127.0.0.1", "dashboard_host": "127.0.0.1"}
+        # "local": Ray would else join whatever cluster was last started on this machine, or fail where that is gone.
+        options |= {"address": "local", "_node_ip_address": "127.0.0.1", "dashboard_host": "127.0.0.1"}
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
