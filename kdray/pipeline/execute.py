@@ -25,6 +25,7 @@ from kdray.pipeline.shelf import RUNS
 from kdray.pipeline.stages import Stage
 from kdray.store import Store
 from kdray.train.job import Listener
+from kdray.tune.trials import ENDED
 from kdray.tune.views import ViewMaker, silent
 
 
@@ -110,9 +111,12 @@ def _finished_before(plan: Plan) -> dict[str, Any] | None:
 
 
 def _search_ended(experiment: Experiment, search: Search, record: dict[str, Any]) -> bool:
-    """Whether the run of `record` made all trials that `search` asks for by now."""
-    made = record.get("search", {}).get("wanted")
-    return made is not None and made >= search.wanted(space_of(experiment))
+    """Whether the run of `record` made all trials that `search` asks for by now, or had no more time for them."""
+    made = record.get("search")
+    if made is None:
+        return False
+    late = search.max_hours is not None and made["max_hours"] == search.max_hours
+    return late or sum(trial["state"] in ENDED for trial in made["trials"]) >= search.wanted(space_of(experiment))
 
 
 @dataclass

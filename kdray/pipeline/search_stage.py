@@ -40,13 +40,12 @@ def search_stage(
     run = f"{RUNS}/{plan.run_id}"
     seen_by = {"versions": record["versions"], "hardware": record["hardware"]}
     found = Searching(plan, listener, view, seen_by, store, f"{run}/{FOLDER}", prepare).run()
-    record["search"] = found.facts
-    header = best_header(found.facts, record)
-    store.write_text(f"{run}/{BEST}", best_text(found.winner, header))
+    store.write_text(f"{run}/{BEST}", best_text(found.winner, best_header(found.facts, record)))
     found.facts["best_yaml"] = store.path_uri(f"{run}/{BEST}")
-    write_record(store, record)
+    record["search"] = found.facts
     asked = plan.comparison.first.search
     report_search(store, run, found.facts, record, asked.mlflow if asked is not None else None)
+    record["search"] = in_short(found.facts)
     write_record(store, record)
     won = make_plan(found.winner, fresh=plan.fresh).stages[-1][0]
     if not won.done:
@@ -54,3 +53,13 @@ def search_stage(
     done = store.exists(f"{won.spec.folder}/record.json")
     record["planned"][stage.name] = won.spec.folder
     return replace(won, done=done, title=f"{won.title}, trial {found.trial['number']}")
+
+
+def in_short(facts: dict[str, Any]) -> dict[str, Any]:
+    """`facts` for the record: of each epoch of a trial what it is judged by. The trial's own file has the rest."""
+    columns = ("epoch", "seconds", facts["metric"])
+    trials = [
+        trial | {"history": [{key: row.get(key) for key in columns} for row in trial["history"]]}
+        for trial in facts["trials"]
+    ]
+    return facts | {"trials": trials}

@@ -95,7 +95,7 @@ class Searching:
         if self.search.transfer is not None:
             folder = f"{self.folder}-full"
             won, facts["transfer"] = self._transferred(self.search.transfer, trials, folder)
-            facts["best"] = won["of"]
+            facts["best"] = won["number"]
         return Found(facts, winner_of(self.experiment, won, slots), won, artifact_of(folder, won["number"]))
 
     def _facts(self, trials: list[Trial], best: Trial, slots: Slots, epochs: int) -> dict[str, Any]:
@@ -116,6 +116,7 @@ class Searching:
             "trials": trials,
             "best": best["number"],
             "transfer": None,
+            "max_hours": search.max_hours,
             "wall_s": wall_of(trials),
         }
 
@@ -134,6 +135,9 @@ class Searching:
         """All trials of the search or, with `given`, these, without a scheduler."""
         journal = Journal(self.store, folder)
         known = journal.load()
+        if given is not None:
+            there = {trial["number"]: trial for trial in known}
+            known = [there.get(trial["number"], trial) for trial in given]
         epochs = self.goal.epochs or epochs_of(plan.comparison.first)
         wanted = self.search.wanted(self.space) if given is None else len(given)
         asked = self.search.scheduler if given is None else Scheduler()
@@ -144,7 +148,7 @@ class Searching:
         hours = self.search.max_hours
 
         def on_end(trial: Trial) -> None:
-            if trial["state"] == "stopped":
+            if trial["state"] in ENDED:
                 journal.flush()  # first: a trial whose state is gone must not be gone on with
                 work.forget_checkpoints(trial["number"])
 
@@ -169,7 +173,7 @@ class Searching:
                 stopping=stopping,
             )
 
-        sampler: Sampler = Given(given or [])
+        sampler: Sampler = Given()
         if given is None:
             sampler = make_sampler(self.search.searcher, self.space, self.seed, self.goal)
         with self.view(self.search.metric, self.goal.mode, wanted, epochs) as view:
@@ -211,13 +215,12 @@ class Searching:
     def _transferred(self, transfer: Transfer, trials: list[Trial], folder: str) -> tuple[Trial, dict[str, Any]]:
         """Run some of the proxy's trials on the whole experiment, the best half and others of all ranks: the best of
         them there, and how well the proxy foretold their order."""
+        foretold = {trial["number"]: trial["value"] for trial in trials}
         chosen = to_check(trials, self.goal, transfer.check)
-        given = [
-            new_trial(n, each["parameters"], each["changes"]) | {"of": each["number"]} for n, each in enumerate(chosen)
-        ]
+        given = [new_trial(each["number"], each["parameters"], each["changes"]) for each in chosen]
         whole = self._sweep(self.plan, folder, self._slots(self.plan), given)
         pairs = [
-            {"trial": each["of"], "proxy": trials[each["of"]]["value"], "full": each["value"]}
+            {"trial": each["number"], "proxy": foretold[each["number"]], "full": each["value"]}
             for each in whole
             if each["value"] is not None
         ]
