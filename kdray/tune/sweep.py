@@ -44,6 +44,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the view says them in a line
 
 @dataclass
 class Sweep:
@@ -169,7 +170,7 @@ class _Running(tune.Callback):
             tune.with_parameters(TrialProcess, work=self.work, control=control),
             tune.PlacementGroupFactory(sweep.slots.bundles),
         )
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -245,16 +246,19 @@ class _Running(tune.Callback):
         self._end(mine)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's process died more often than is allowed."""
+        """A trial's process died more often than is allowed, or ends because the trial failed."""
         mine = self.by_id[trial.trial_id]
-        times = f"{mine['attempts']} times" if mine["attempts"] > 1 else "once"
-        mine["state"], mine["error"] = "failed", f"its process died {times}: killed, crashed or out of memory"
+        if mine["state"] != "failed":
+            times = f"{mine['attempts']} times" if mine["attempts"] > 1 else "once"
+            mine["state"], mine["error"] = "failed", f"its process died {times}: killed, crashed or out of memory"
         self._end(mine)
 
     def _end(self, mine: Trial) -> None:
         if mine["state"] in ENDED:
             mine["finished"] = now()
             self.sweep.sampler.tell(mine)
+        if told.get("spoiled"):
+            trial.max_failures = 0  # its process ends by an error, which is not to be tried again
         self._put(mine)
         if self.sweep.on_end is not None:
             self.sweep.on_end(mine)
