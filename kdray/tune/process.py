@@ -21,7 +21,8 @@ import ray
 import torch
 from ray import tune
 
-from kdray.errors import Interrupted, KdrayError
+from kdray.errors import Interrupted, KdrayError, StoreError
+from kdray.store import Store
 from kdray.train.control import RemoteListener
 from kdray.train.failure import first_line
 from kdray.tune.work import Work
@@ -48,6 +49,10 @@ class TrialProcess(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train on to the end of the next epoch; the result of the last one has `done`."""
+        if self.spoiled:
+            # After an error that nobody planned for (CUDA's say that every further call will fail) the process must go,
+            # and an error is the only end of a trial after which Ray Tune gives its process no other trial.
+            raise RuntimeError("this process is not to be used again")
         if self.run is None:
             self.run = TrialRun(self.work, self.config, self.listener)
         result = self.run.next()
@@ -57,10 +62,6 @@ class TrialProcess(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Leave the trial and take another."""
         self._end_run()
-        if self.spoiled:
-            # After an error that nobody planned for (CUDA's say that every further call will fail) the process goes;
-            # Ray Tune starts another.
-            ray.actor.exit_actor()
         self.config = new_config
         return True
 
@@ -93,7 +94,8 @@ class TrialRun:
         self.work = work
         self.number = int(config["number"])
         self.outer = listener
-        self.max_epochs = 0  # `Work.run` says it
+        self.max_epochs = 0  # these two `Work.run` says
+        self.store: Store | None = None
         self.until = int(config.get("until", 0))
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
         self._go = threading.Semaphore(0)
@@ -136,11 +138,17 @@ class TrialRun:
         except KdrayError as error:
             self._tell(ended="failed", error=str(error))
         except BaseException as error:
-            trace = "".join(traceback.format_exception(error))
-            self._tell(ended="failed", error=first_line(error), trace=trace, spoiled=True)
+            self._leave("".join(traceback.format_exception(error)))
+            self._tell(ended="failed", error=first_line(error), spoiled=True)
         else:
             self._rows, self._told = list(record.get("history") or self._rows), 0
             self._tell(ended="done", facts=facts(record))
+
+    def _leave(self, trace: str) -> None:
+        """Put the traceback of an error that nobody planned for into the trial's artifact."""
+        if self.store is not None:
+            with contextlib.suppress(StoreError):  # the store may be what failed
+                self.store.write_text("traceback.txt", trace)
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
         """As a listener of the training: hand on a finished epoch, and wait for what Ray Tune makes of it."""
@@ -176,6 +184,9 @@ class TrialRun:
         last = self._rows[-1] if self._rows else {EPOCH: 0}
         value = last.get(self.work.goal.metric)
         result: dict[str, Any] = {TOLD: json.dumps(told), EPOCH: int(last[EPOCH])}
+        if more.get("spoiled"):  # not done, nor anything that a scheduler would judge: the next step ends it
+            self._results.put(result)
+            return
         if value is not None:
             result[OBJECTIVE] = float(value)
         if ended is not None:
