@@ -11,6 +11,7 @@ driver is looked at from outside; then another process takes the journal as a re
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -169,8 +170,12 @@ def sweep(trials: int, concurrent: int, folder: str) -> dict[str, Any]:
         "last_end_to_return_s": wall_s - ends[-1][0],
         "hundreds_s": [end[0] - start[0] for start, end in hundreds],
         "hundreds_driver_cpu_s": [end[1] - start[1] for start, end in hundreds],
-        "ask_ms": [1e3 * statistics.mean(sampler.ask_s[at : at + STEP]) for at in range(0, trials, STEP)],
-        "tell_ms": [1e3 * statistics.mean(sampler.tell_s[at : at + STEP]) for at in range(0, trials, STEP)],
+        "ask_ms": [
+            1e3 * statistics.mean(sampler.ask_s[at : at + STEP]) for at in range(0, max(STEP, trials - STEP + 1), STEP)
+        ],
+        "tell_ms": [
+            1e3 * statistics.mean(sampler.tell_s[at : at + STEP]) for at in range(0, max(STEP, trials - STEP + 1), STEP)
+        ],
         "rss_growth_mb": (rss - before_kib) * 1024 / 1e6,
     }
 
@@ -195,7 +200,7 @@ def resume(folder: str) -> dict[str, float]:
     marks.append(time.perf_counter())
     sampler.ask(len(known))
     marks.append(time.perf_counter())
-    load_s, sampler_s, scheduler_s, ask_s = (end - start for start, end in zip(marks, marks[1:], strict=False))
+    load_s, sampler_s, scheduler_s, ask_s = (end - start for start, end in itertools.pairwise(marks))
     total = {"resume_s": marks[3] - marks[0]}
     return total | {"load_s": load_s, "sampler_s": sampler_s, "scheduler_s": scheduler_s, "first_ask_s": ask_s}
 
