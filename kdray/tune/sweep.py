@@ -49,6 +49,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the view says them in a line
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # of all trials, each time: nobody reads it, and it grows with their number
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
@@ -59,7 +60,7 @@ class Sweep:
 
     `wanted` is how many there are to be in all (None: as many as the sampler has). `deadline` is a time of day
     (seconds) after which no trial begins. `population` makes what gives Ray Tune its trials, where that is not one
-    after another.
+    after another. Without `reuse`, every trial has a process of its own.
     """
 
     work: Work
@@ -77,6 +78,7 @@ class Sweep:
     deadline: float | None = None
     max_failures: int = 3
     needs_value: bool = True  # a trial without a value of the metric is a failure
+    reuse: bool = True
     artifact: Callable[[int], str] | None = None
     on_end: Callable[[Trial], None] | None = None
     population: Callable[[Callable[[str, Trial], None], Callable[[], bool]], Suggest] | None = None
@@ -188,7 +190,7 @@ class _Running(tune.Callback):
                     search_alg=suggest,
                     scheduler=sweep.scheduler,
                     num_samples=-1,
-                    reuse_actors=True,
+                    reuse_actors=sweep.reuse,
                     trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
                     trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}",
                 ),
