@@ -21,7 +21,7 @@ import ray
 import torch
 from ray import tune
 
-from kdray.errors import Interrupted, KdrayError, StoreError
+from kdray.errors import ClusterError, Interrupted, KdrayError, StoreError
 from kdray.store import Store
 from kdray.train.control import RemoteListener
 from kdray.train.failure import first_line
@@ -41,10 +41,11 @@ class TrialProcess(tune.Trainable):
         """Begin with the trial of `config`: its `number` and, as JSON, its `changes`."""
         self.work = work
         self.listener = RemoteListener(control)
+        self.forward = Forwarder(self)
+        logging.getLogger("kdray").addHandler(self.forward)
         self.entered = contextlib.ExitStack()
         self.entered.enter_context(work.enter())
         self.run: TrialRun | None = None
-        self.lineage: list[dict[str, Any]] | None = None
         self.spoiled = False
 
     def step(self) -> dict[str, Any]:
@@ -68,6 +69,7 @@ class TrialProcess(tune.Trainable):
     def cleanup(self) -> None:
         """End: Ray Tune takes the process away."""
         self._end_run()
+        logging.getLogger("kdray").removeHandler(self.forward)
         self.listener.close()
         self.entered.close()
 
@@ -97,7 +99,7 @@ class TrialRun:
         self.max_epochs = 0  # these two `Work.run` says
         self.store: Store | None = None
         self.until = int(config.get("until", 0))
-        self._results: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._results: queue.Queue[dict[str, Any] | Exception] = queue.Queue()
         self._go = threading.Semaphore(0)
         self._ending = threading.Event()
         self._rows: list[dict[str, Any]] = []
@@ -114,7 +116,10 @@ class TrialRun:
             self._thread.start()
         else:
             self._go.release()
-        return self._results.get()
+        result = self._results.get()
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def end(self) -> None:
         """Make the thread stop where it is, and wait for it."""
@@ -135,6 +140,9 @@ class TrialRun:
             return
         except Interrupted as error:
             self._tell(ended="waiting", error=error.problem)
+        except (StoreError, ClusterError) as error:
+            # It may pass: Ray Tune starts the process anew, and the trial goes on from its checkpoint.
+            self._results.put(error)
         except KdrayError as error:
             self._tell(ended="failed", error=str(error))
         except BaseException as error:
@@ -197,6 +205,19 @@ class TrialRun:
 def facts(record: dict[str, Any]) -> dict[str, Any]:
     """What a trial's record is worth in a search: where and how it ran. Not what test says: nobody may choose by it."""
     return {key: record.get(key) for key in ("device", "precision", "threads", "world_size", "parameters")}
+
+
+class Forwarder(logging.Handler):
+    """Sends kdray's warnings of a trial's process to the command, which is where a person looks."""
+
+    def __init__(self, process: TrialProcess) -> None:
+        super().__init__(logging.WARNING)
+        self.process = process
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Forward one record, with the trial that it is about."""
+        number = self.process.config.get("number")
+        self.process.listener.event("warning", {"text": f"trial {number}: {record.getMessage()}"})
 
 
 class _Ended(Exception):

@@ -24,9 +24,10 @@ from ray.tune.schedulers import FIFOScheduler, HyperBandScheduler, TrialSchedule
 from ray.tune.stopper import NoopStopper, Stopper
 
 from kdray.data.ray_shared import start_sharing
-from kdray.errors import KdrayError
+from kdray.errors import ClusterError, KdrayError, StoreError
 from kdray.store import Store, open_uri
 from kdray.train.control import start_control
+from kdray.train.failure import innermost, reason_of
 from kdray.train.job import Listener
 from kdray.train.shares import nodes_of
 from kdray.train.trainer import Waiting
@@ -201,7 +202,7 @@ class _Running(tune.Callback):
                     callbacks=[self],
                     stop=_StopWaiting(lambda: self._stop and not self._runs()),
                     verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=sweep.max_failures + 1),
+                    failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 ),
             )
@@ -302,8 +303,14 @@ class _Running(tune.Callback):
         """A trial's process died more often than is allowed, or ends because the trial failed."""
         mine = self.by_id[trial.trial_id]
         if mine["state"] != "failed":
+            error = trial.get_pickled_error()
+            died = error is None or isinstance(innermost(error), ray.exceptions.RayActorError)
+            reason = None if died else reason_of(error)
             times = f"{mine['attempts']} times" if mine["attempts"] > 1 else "once"
-            mine["state"], mine["error"] = "failed", f"its process died {times}: killed, crashed or out of memory"
+            said = "its process was killed, crashed or ran out of memory" if reason is None else reason.text
+            # What the store or the cluster did not take may be taken by the next command.
+            passing = reason is not None and isinstance(reason.raised, StoreError | ClusterError)
+            mine["state"], mine["error"] = "waiting" if passing else "failed", f"ended {times}: {said}"
         self._told(lambda: self._end(mine))
 
     def _end(self, mine: Trial) -> None:
