@@ -1,31 +1,21 @@
-"""Running many trials on Ray Tune, and keeping the journal of them.
-
-Ray Tune places the trials, starts their processes and asks the scheduler. What it would keep by itself (pickles, a CSV
-and a JSON file for each trial) is written to a scratch folder and forgotten: the journal is what a later command reads.
-"""
+"""Running many trials on Ray Tune, and keeping the journal of them, which is what a later command reads."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pyarrow.fs
 import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, HyperBandScheduler, TrialScheduler
-from ray.tune.stopper import NoopStopper, Stopper
 
 from kdray.data.ray_shared import start_sharing
 from kdray.errors import ClusterError, KdrayError, StoreError
-from kdray.store import Store, open_uri
+from kdray.store import Store
 from kdray.train.control import start_control
 from kdray.train.failure import innermost, reason_of
 from kdray.train.job import Listener
@@ -36,23 +26,12 @@ from kdray.tune.process import TOLD, TrialProcess
 from kdray.tune.slots import Slots
 from kdray.tune.suggest import Sampler, Suggest
 from kdray.tune.trials import ENDED, Goal, Trial, now, take_rows
+from kdray.tune.tuner import fit, scratch
 from kdray.tune.views import TrialView
 from kdray.tune.work import Work
 
-log = logging.getLogger(__name__)
-
 POLL_S = 0.2
 LOOK_S = 1.0  # between looks at how far the cluster has grown
-TUNE_FOLDER = "tune-"
-ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no metric
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the view says them in a line
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # of all trials, each time: nobody reads it, and it grows with their number
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
 
 
 @dataclass
@@ -120,9 +99,6 @@ class _Running(tune.Callback):
             sweep.view.update(trial)
         if not unfinished and sweep.wanted is not None and len(self.trials) >= sweep.wanted:
             return self._all()
-        for key, value in ENVIRONMENT.items():
-            os.environ.setdefault(key, value)
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sweep.slots.most)  # a cluster grows by all that wait
         control, sharing = start_control(), start_sharing()
         self.work = replace(sweep.work, sharing=sharing if sweep.work.in_process else None)
         thread = threading.Thread(target=self._fit, args=(control, unfinished), name="ray-tune-fit", daemon=True)
@@ -179,50 +155,22 @@ class _Running(tune.Callback):
                 stopping=self._stopping,
             )
         suggest.room = self._room
-        trainable = tune.with_resources(
+        if isinstance(sweep.scheduler, HyperBandScheduler) and sweep.wanted is not None:
+            # A bracket is halved when all of it has come so far: it must be there, and takes turns on the places.
+            whole = sweep.wanted
+            suggest.room = lambda: whole
+        fit(
             tune.with_parameters(TrialProcess, work=self.work, control=control),
-            tune.PlacementGroupFactory(sweep.slots.bundles),
+            sweep.slots.bundles,
+            suggest,
+            sweep.scheduler,
+            callback=self,
+            over=lambda: self._stop and not self._runs(),
+            reuse=sweep.reuse,
+            max_failures=sweep.max_failures,
+            most_pending=sweep.slots.most,
+            scratch=scratch(sweep.store, sweep.folder, sweep.scheduler),
         )
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        with self._scratch() as (filesystem, path):
-            tuner = tune.Tuner(
-                trainable,
-                tune_config=tune.TuneConfig(
-                    search_alg=suggest,
-                    scheduler=sweep.scheduler,
-                    num_samples=-1,
-                    reuse_actors=sweep.reuse,
-                    trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
-                    trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}",
-                ),
-                run_config=tune.RunConfig(
-                    name="state",
-                    storage_path=path,
-                    storage_filesystem=filesystem,
-                    callbacks=[self],
-                    stop=_StopWaiting(lambda: self._stop and not self._runs()),
-                    verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                ),
-            )
-            tuner.fit()
-
-    @contextlib.contextmanager
-    def _scratch(self) -> Iterator[tuple[pyarrow.fs.FileSystem, str]]:
-        """Where Ray Tune keeps what nobody reads: a folder of this machine. Hyperband's trials pause, and then every
-        node must reach it."""
-        store, folder = self.sweep.store, self.sweep.folder
-        for left in store.list(folder):  # by commands that were killed
-            if left.startswith(TUNE_FOLDER):
-                store.delete(f"{folder}/{left.rstrip('/')}")
-        if isinstance(self.sweep.scheduler, HyperBandScheduler):
-            scratch = f"{folder}/{TUNE_FOLDER}{os.getpid()}"
-            yield open_uri(store.path_uri(scratch))
-            store.delete(scratch)
-            return
-        with tempfile.TemporaryDirectory(prefix="kdray-tune-") as here:
-            yield pyarrow.fs.LocalFileSystem(), here
 
     @property
     def _stop(self) -> bool:
@@ -320,19 +268,3 @@ class _Running(tune.Callback):
         self._put(mine)
         if self.sweep.on_end is not None:
             self.sweep.on_end(mine)
-
-
-class _StopWaiting(Stopper):
-    """Ends the sweep where nothing but trials without a place is left, which Ray Tune would wait for."""
-
-    def __init__(self, over: Callable[[], bool]) -> None:
-        self.over = over
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.over()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return NoopStopper, ()  # for Ray Tune's own state, which nobody reads
