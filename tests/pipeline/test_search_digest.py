@@ -1,4 +1,4 @@
-"""What a search is told apart by: another space is another run, more trials are the same one; stages know of neither."""
+"""Another space is another run, more trials are the same one; the stages know of neither."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def rebuilt(kind: str, space: Space, trials: Iterable[Trial], mode: str = "max")
 
 
 def search(kind: str, space: Space, count: int, stops: Iterable[int] = (), workers: int = 2) -> list[Trial]:
-    """`count` trials, `workers` at a time, ending in the order in which they began; a new command at each of `stops`."""
+    """`count` trials, `workers` at a time, ending in the order of their beginning; a new command at each of `stops`."""
     asked, trials, running = sampler(kind, space), {}, []
     stops = set(stops)
     for number in range(count):
