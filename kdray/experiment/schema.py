@@ -230,6 +230,8 @@ class Experiment(Part):
         if self.data.validation == 0:
             fix = "Set data.validation above 0, or search by loss/total: test takes part in no choice"
             raise refuse(f"{search.metric} needs validation images, and there are none", fix, ("search", "metric"))
-        if search.scheduler.type != "none" and self.train.eval_every == 0:
-            problem = f"{search.scheduler.type} compares {search.metric} between epochs, and it is measured at the end"
+        if search.scheduler.type != "none" and self.train.eval_every != 1:
+            problem = (
+                f"{search.scheduler.type} compares {search.metric} of every epoch, and it is not measured at every one"
+            )
             raise refuse(problem, "Set train.eval_every to 1, or scheduler: none", ("search", "scheduler"))

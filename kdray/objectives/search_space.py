@@ -9,7 +9,9 @@ from kdray.errors import ConfigError
 from kdray.experiment.schema import Experiment
 from kdray.experiment.space import Distribution, Space
 from kdray.experiment.space_text import read_distribution
-from kdray.objectives.registry import parse
+from kdray.objectives.balance import resolve
+from kdray.objectives.leaves import leaves
+from kdray.objectives.registry import normalise, parse
 
 
 def default_space(objectives: Mapping[str, Any], where: str = "objectives") -> Space:
@@ -35,6 +37,25 @@ def default_space(objectives: Mapping[str, Any], where: str = "objectives") -> S
     return Space(parameters)
 
 
+def balanced_paths(experiment: Experiment) -> frozenset[str]:
+    """The weights that `balance:` sets: to search them would be to search what is written over."""
+    if experiment.balance is None:
+        return frozenset()
+    resolved = resolve(experiment.balance, normalise(experiment.objectives))
+    known = leaves(experiment.objectives)
+    shares = (resolved.shares or {}) if resolved is not None else {}
+    return frozenset(".".join(("objectives", *known[name].keys, "weight")) for name in shares)
+
+
+def _default_of(experiment: Experiment) -> Space:
+    """Of the student's objectives or, without one, of the teacher's; not what `balance:` sets."""
+    if experiment.student is None and experiment.teacher is not None:
+        return default_space(experiment.teacher.objectives, "teacher.objectives")
+    space = default_space(experiment.objectives) if experiment.objectives else Space()
+    taken = balanced_paths(experiment)
+    return Space({name: one for name, one in space.parameters.items() if name not in taken}, space.groups)
+
+
 def space_of(experiment: Experiment) -> Space:
     """The space that `experiment` is searched in: the one written, or the default one.
 
@@ -46,7 +67,7 @@ def space_of(experiment: Experiment) -> Space:
         raise ConfigError("there is no search", where="search", fix="Add search: {space: default}")
     space = search.own_space
     if space is None:
-        space = default_space(experiment.objectives) if experiment.objectives else Space()
+        space = _default_of(experiment)
         found = search.misfit(space)
         if found is not None:
             raise ConfigError(found.problem, where=".".join(("search", *found.keys)), fix=found.fix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from kdray.errors import Interrupted
@@ -38,22 +37,28 @@ def run_cells(
     validated = all(stage.spec.dataset.validation is not None for stage in stages)
     goal = Goal("val/top1", "max") if validated else Goal("loss/total", "min")
     slots = slots_for(plan.comparison.cluster, plan.stream, len(stages), None)
-    specs = [replace(stage.spec, identity=stage.spec.identity | seen_by) for stage in stages]
-    work = CellWork(goal=goal, cluster=slots.cluster, shares=slots.shares, seen_by=seen_by, stages=specs)
+    specs = [stage.spec for stage in stages]
+    work = CellWork(
+        goal=goal,
+        cluster=slots.cluster,
+        shares=slots.shares,
+        seen_by={**seen_by, "accelerators": slots.accelerators},
+        stages=specs,
+    )
     epochs = max((spec.train.epochs for spec in specs if spec.train is not None), default=0)
-    folder = f"{RUNS}/{plan.run_id}/{FOLDER}"
+    folder = f"{RUNS}/{plan.run_id}/{FOLDER}-{stages[0].kind}"
     journal = Journal(store, folder)
     with view(goal.metric, goal.mode, len(stages), epochs) as shown:
         try:
             trials = Sweep(
                 work=work,
                 goal=goal,
-                sampler=Given([new_trial(n, {"stage": stage.name}, {}) for n, stage in enumerate(stages)]),
+                sampler=Given(),
                 slots=slots,
                 journal=journal,
                 store=store,
                 folder=folder,
-                known=[],
+                known=[new_trial(number, {"stage": stage.name}, {}) for number, stage in enumerate(stages)],
                 view=shown,
                 listener=listener,
                 wanted=len(stages),

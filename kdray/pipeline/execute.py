@@ -25,6 +25,7 @@ from kdray.pipeline.shelf import RUNS
 from kdray.pipeline.stages import Stage
 from kdray.store import Store
 from kdray.train.job import Listener
+from kdray.tune.trials import ENDED
 from kdray.tune.views import ViewMaker, silent
 
 
@@ -49,9 +50,10 @@ def run_plan(
     on_stage = on_stage or (lambda _: None)
     before = _finished_before(plan)
     if before is not None:
-        for (stage, _), result in zip(plan.stages, before["stages"], strict=True):
+        results = {result["stage"]: result for result in before["stages"]}
+        for stage, _ in plan.stages:
             on_stage(replace(stage, done=True))
-            _check_floor(plan, stage, result)
+            _check_floor(plan, stage, results[stage.name])
         return before | {"stages": [result | {"reused": True} for result in before["stages"]]}
     record = start_record(plan, command or [])
     folder = f"{RUNS}/{plan.run_id}"
@@ -110,9 +112,12 @@ def _finished_before(plan: Plan) -> dict[str, Any] | None:
 
 
 def _search_ended(experiment: Experiment, search: Search, record: dict[str, Any]) -> bool:
-    """Whether the run of `record` made all trials that `search` asks for by now."""
-    made = record.get("search", {}).get("wanted")
-    return made is not None and made >= search.wanted(space_of(experiment))
+    """Whether the run of `record` made all trials that `search` asks for by now, or had no more time for them."""
+    made = record.get("search")
+    if made is None:
+        return False
+    late = made["out_of_time"] and made["max_hours"] == search.max_hours
+    return late or sum(trial["state"] in ENDED for trial in made["trials"]) >= search.wanted(space_of(experiment))
 
 
 @dataclass
@@ -145,7 +150,7 @@ class _Execution:
         ours = {stage.spec.folder for stage, _ in self.plan.stages}
         for stage, sizes in proxy.stages:
             if stage.kind == "teacher" and stage.spec.folder not in ours:
-                self._one(replace(stage, name="teacher.proxy", title="teacher of the proxy"), sizes)
+                self._one(replace(stage, name="teacher.proxy", title="teacher of the proxy", floor=None), sizes)
 
     def _one(self, stage: Stage, sizes: Estimate) -> None:
         self.on_stage(stage)

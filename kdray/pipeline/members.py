@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from kdray.data.dataset import Dataset
 from kdray.experiment import Comparison, Experiment, digest_of
+from kdray.experiment.space_text import plain_space
 from kdray.objectives.search_space import space_of
 from kdray.pipeline.naming import in_variant
 from kdray.pipeline.phases import student_needs
@@ -86,7 +87,7 @@ def searched_digest(comparison: Comparison, digest: str) -> str:
     search = comparison.first.search
     if search is None:
         return digest
-    space = space_of(comparison.first).texts()
+    space = plain_space(space_of(comparison.first))
     return digest_of({"stages": digest, "search": search.model_copy(update={"space": space})})
 
 

@@ -104,7 +104,7 @@ class _Planning:
         comparison = self.comparison
         members = members_of(comparison, self._open, self._digest_weights)
         self._devices()
-        check_search(comparison.first, Opened(self._open, self._digest_weights))
+        check_search(comparison.first, Opened(self._open, self._digest_weights, self.dry))
         digest = searched_digest(comparison, run_digest(members))
         with named("storage"):
             shelf = Shelf(Store(comparison.storage), lenient=self.dry and "://" in comparison.storage)

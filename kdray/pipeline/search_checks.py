@@ -9,7 +9,8 @@ from kdray.data.dataset import Dataset
 from kdray.errors import ConfigError, KdrayError
 from kdray.experiment import Experiment
 from kdray.experiment.changes import with_changes
-from kdray.objectives.search_space import space_of
+from kdray.experiment.search_part import Search
+from kdray.objectives.search_space import balanced_paths, space_of
 from kdray.pipeline.dry import check_objectives
 from kdray.pipeline.estimate import estimate
 from kdray.pipeline.members import is_judged
@@ -28,6 +29,7 @@ class Opened:
 
     data: Callable[[Experiment], Dataset]
     weights: Callable[[str], str]
+    dry: bool = False
 
 
 def check_search(experiment: Experiment, opened: Opened) -> None:
@@ -47,9 +49,11 @@ def check_search(experiment: Experiment, opened: Opened) -> None:
     if search.at is not None and (search.at.epochs or 0) > epochs:
         problem = f"{search.at.epochs} epochs are more than the {epochs} that a trial trains"
         raise ConfigError(problem, where="search.at.epochs", fix="Lower it, or raise train.epochs")
-    if search.scheduler.type == "pbt" and experiment.balance is not None:
-        problem = "pbt changes weights between epochs, and balance sets them before the first"
-        raise ConfigError(problem, where="balance", fix="Remove one of them")
+    _check_scheduler(experiment, search)
+    space = space_of(experiment)
+    for name in sorted(balanced_paths(experiment).intersection(space.names())):
+        problem = "balance sets this weight, whatever a search would say"
+        raise ConfigError(problem, where=f"search.space.{name}", fix="Take it out of the space, or remove balance:")
     plain = experiment.model_copy(update={"search": None})
     proxy = plain
     if search.transfer is not None:
@@ -66,9 +70,28 @@ def check_search(experiment: Experiment, opened: Opened) -> None:
         if trial.student is not None and _teacher(trial, opened) != taught:
             raise ConfigError("it changes the teacher too, and all trials learn from one", fix=PIN)
 
-    check_space(proxy, space_of(experiment), check)
-    if search.mlflow is not None:
+    check_space(proxy, space, check)
+    if search.transfer is not None:
+        taught = _teacher(plain, opened)
+        check_space(plain, space, check)
+    if search.mlflow is not None and not opened.dry:
         check_mlflow(search.mlflow)
+
+
+def _check_scheduler(experiment: Experiment, search: Search) -> None:
+    """What a scheduler cannot do with this experiment."""
+    kind, where = search.scheduler.type, "search.scheduler"
+    if kind in ("pbt", "hyperband") and experiment.cluster.workers > 1:
+        problem = f"{kind} makes trials wait at the end of an epoch, which those of several workers do not"
+        raise ConfigError(problem, where=where, fix="Set cluster.workers to 1, or use asha or median")
+    if kind != "pbt":
+        return
+    for key, given in (("balance", experiment.balance is not None), ("phases", bool(experiment.phases))):
+        if given:
+            raise ConfigError(f"pbt finds what changes between epochs, and {key} says it", where=key, fix="Remove one")
+    if search.searcher.type not in ("random", "tpe"):
+        problem = f"pbt draws its first points at random, and {search.searcher.type} would not be asked"
+        raise ConfigError(problem, where="search.searcher", fix="Write searcher: random, or leave it out")
 
 
 def _look(trial: Experiment, opened: Opened) -> None:

@@ -6,17 +6,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from kdray.pipeline.plan import Plan, make_plan
+from kdray.data.dataset import open_dataset
+from kdray.experiment import Experiment
+from kdray.pipeline.members import is_judged
+from kdray.pipeline.plan import Plan
 from kdray.pipeline.record import write_record
 from kdray.pipeline.searching import FOLDER, Searching
-from kdray.pipeline.shelf import RUNS
-from kdray.pipeline.stages import Stage
+from kdray.pipeline.shelf import RUNS, Shelf
+from kdray.pipeline.stages import Stage, draft_stages, place_stage
 from kdray.pipeline.winner import adopt, best_text
 from kdray.report.best_yaml import NAME as BEST
 from kdray.report.best_yaml import best_header
 from kdray.report.search_report import report_search
 from kdray.store import Store
 from kdray.train.job import Listener
+from kdray.tune.importance import importance
 from kdray.tune.views import ViewMaker
 
 
@@ -40,17 +44,39 @@ def search_stage(
     run = f"{RUNS}/{plan.run_id}"
     seen_by = {"versions": record["versions"], "hardware": record["hardware"]}
     found = Searching(plan, listener, view, seen_by, store, f"{run}/{FOLDER}", prepare).run()
-    record["search"] = found.facts
-    header = best_header(found.facts, record)
-    store.write_text(f"{run}/{BEST}", best_text(found.winner, header))
+    store.write_text(f"{run}/{BEST}", best_text(found.winner, best_header(found.facts, record)))
     found.facts["best_yaml"] = store.path_uri(f"{run}/{BEST}")
-    write_record(store, record)
+    found.facts["importance"] = importance(found.facts)
+    record["search"] = found.facts
     asked = plan.comparison.first.search
     report_search(store, run, found.facts, record, asked.mlflow if asked is not None else None)
+    record["search"] = in_short(found.facts)
     write_record(store, record)
-    won = make_plan(found.winner, fresh=plan.fresh).stages[-1][0]
+    won = _winner_stage(plan, stage, found.winner, store)
     if not won.done:
         adopt(store, found.folder, won.spec.folder)
     done = store.exists(f"{won.spec.folder}/record.json")
     record["planned"][stage.name] = won.spec.folder
     return replace(won, done=done, title=f"{won.title}, trial {found.trial['number']}")
+
+
+def _winner_stage(plan: Plan, stage: Stage, winner: Experiment, store: Store) -> Stage:
+    """The stage of `winner`, taught by the very teacher that the trials had."""
+    (member,) = plan.members
+    dataset = member.dataset
+    if winner.data != member.experiment.data:
+        dataset = open_dataset(winner.data)
+    drafts = draft_stages(winner, is_judged(winner, dataset), plan.weights.__getitem__)
+    (draft,) = [each for each in drafts if each.name == stage.kind]
+    taught = next((each.spec.folder for each, _ in plan.stages if each.kind == "teacher"), None)
+    return place_stage(winner, dataset, draft, taught, Shelf(store), None, plan.fresh)
+
+
+def in_short(facts: dict[str, Any]) -> dict[str, Any]:
+    """`facts` for the record: of each epoch of a trial what it is judged by. The trial's own file has the rest."""
+    columns = ("epoch", "seconds", facts["metric"])
+    trials = [
+        trial | {"history": [{key: row.get(key) for key in columns} for row in trial["history"]]}
+        for trial in facts["trials"]
+    ]
+    return facts | {"trials": trials}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -21,6 +21,7 @@ from kdray.pipeline.search_work import SearchWork
 from kdray.pipeline.winner import winner_of
 from kdray.store import Store
 from kdray.train.cluster import with_gpus
+from kdray.train.environment import cluster_address
 from kdray.train.job import Listener
 from kdray.train.shares import nodes_of
 from kdray.tune.journal import Journal
@@ -95,16 +96,18 @@ class Searching:
         if self.search.transfer is not None:
             folder = f"{self.folder}-full"
             won, facts["transfer"] = self._transferred(self.search.transfer, trials, folder)
-            facts["best"] = won["of"]
+            facts["best"] = won["number"]
         return Found(facts, winner_of(self.experiment, won, slots), won, artifact_of(folder, won["number"]))
 
     def _facts(self, trials: list[Trial], best: Trial, slots: Slots, epochs: int) -> dict[str, Any]:
         search = self.search
+        ended = [trial for trial in trials if trial["state"] in ENDED]
+        searcher = {"type": search.searcher.type, **search.searcher.canonical()}
         return {
             "metric": search.metric,
             "mode": self.goal.mode,
             "at": search.at.model_dump(exclude_none=True) if search.at is not None else None,
-            "searcher": {"type": search.searcher.type, **search.searcher.canonical()},
+            "searcher": searcher if search.scheduler.type != "pbt" else {"type": "random"},
             "scheduler": {"type": search.scheduler.type, **search.scheduler.canonical()},
             "space": self.space.texts(),
             "seed": self.seed,
@@ -116,6 +119,8 @@ class Searching:
             "trials": trials,
             "best": best["number"],
             "transfer": None,
+            "max_hours": search.max_hours,
+            "out_of_time": search.max_hours is not None and len(ended) < search.wanted(self.space),
             "wall_s": wall_of(trials),
         }
 
@@ -134,6 +139,9 @@ class Searching:
         """All trials of the search or, with `given`, these, without a scheduler."""
         journal = Journal(self.store, folder)
         known = journal.load()
+        if given is not None:
+            there = {trial["number"]: trial for trial in known}
+            known = [there.get(trial["number"], trial) for trial in given]
         epochs = self.goal.epochs or epochs_of(plan.comparison.first)
         wanted = self.search.wanted(self.space) if given is None else len(given)
         asked = self.search.scheduler if given is None else Scheduler()
@@ -144,7 +152,8 @@ class Searching:
         hours = self.search.max_hours
 
         def on_end(trial: Trial) -> None:
-            if trial["state"] == "stopped":
+            # Workers elsewhere may still be writing; theirs go when all have ended.
+            if trial["state"] in ENDED and work.in_process:
                 journal.flush()  # first: a trial whose state is gone must not be gone on with
                 work.forget_checkpoints(trial["number"])
 
@@ -169,7 +178,7 @@ class Searching:
                 stopping=stopping,
             )
 
-        sampler: Sampler = Given(given or [])
+        sampler: Sampler = Given()
         if given is None:
             sampler = make_sampler(self.search.searcher, self.space, self.seed, self.goal)
         with self.view(self.search.metric, self.goal.mode, wanted, epochs) as view:
@@ -195,6 +204,10 @@ class Searching:
                 ).run()
             finally:
                 journal.close()
+        if not work.in_process:
+            for trial in trials:
+                if trial["state"] in ENDED and trial["state"] != "done":
+                    work.forget_checkpoints(trial["number"])
         if self.listener.stop_requested():
             count = sum(trial["state"] in ENDED for trial in trials)
             raise Interrupted(f"stopped with {count} of {wanted} trials ended, the state of the others saved")
@@ -206,23 +219,34 @@ class Searching:
         plain = self.experiment.model_copy(update={"search": None})
         plan = make_plan(with_changes(plain, transfer.set, "search.transfer.set"))
         self.prepare(plan)
-        return plan
+        return replace(plan, weights={**self.plan.weights, **plan.weights})
 
     def _transferred(self, transfer: Transfer, trials: list[Trial], folder: str) -> tuple[Trial, dict[str, Any]]:
         """Run some of the proxy's trials on the whole experiment, the best half and others of all ranks: the best of
         them there, and how well the proxy foretold their order."""
+        foretold = {trial["number"]: trial for trial in trials}
         chosen = to_check(trials, self.goal, transfer.check)
-        given = [
-            new_trial(n, each["parameters"], each["changes"]) | {"of": each["number"]} for n, each in enumerate(chosen)
-        ]
+        given = [new_trial(each["number"], each["parameters"], each["changes"]) for each in chosen]
         whole = self._sweep(self.plan, folder, self._slots(self.plan), given)
         pairs = [
-            {"trial": each["of"], "proxy": trials[each["of"]]["value"], "full": each["value"]}
+            {
+                "trial": each["number"],
+                "proxy": foretold[each["number"]]["value"],
+                "proxy_state": foretold[each["number"]]["state"],
+                "full": each["value"],
+            }
             for each in whole
             if each["value"] is not None
         ]
-        ranks = rank_correlation(pairs)
-        facts = {"set": dict(transfer.set), "checked": pairs, **ranks, "words": in_words(pairs, ranks), "trials": whole}
+        ranks = rank_correlation(pairs, self.goal.mode)
+        facts = {
+            "set": dict(transfer.set),
+            "checked": pairs,
+            **ranks,
+            "words": in_words(pairs, ranks),
+            "max_epochs": epochs_of(self.experiment),
+            "trials": whole,
+        }
         return self._best(whole), facts
 
 
@@ -247,7 +271,7 @@ def search_work(plan: Plan, goal: Goal, slots: Slots, seen_by: dict[str, Any], s
         goal=goal,
         cluster=slots.cluster,
         shares=slots.shares,
-        seen_by=seen_by,
+        seen_by={**seen_by, "accelerators": slots.accelerators},
         experiment=experiment,
         dataset=dataset,
         kind="student" if experiment.student is not None else "teacher",
@@ -263,10 +287,13 @@ def slots_for(cluster: Cluster, stream: bool, wanted: int | None, limit: int | N
     """What the cluster that is connected holds, or would hold once it has grown."""
     nodes = nodes_of(ray.nodes())
     settled = with_gpus(cluster, sum(node.gpus for node in nodes))
+    if cluster_address(cluster) is not None:  # a trial's process, on another node, does not know it
+        settled = settled.model_copy(update={"address": "auto"})
     asked = 10**6 if wanted is None else wanted
     now = find_slots(settled, nodes, stream, asked, limit)
     worker = {"CPU": now.shares.worker_cpus, "GPU": settled.gpus_per_worker or 0.0}
     trial = {name: amount * settled.workers for name, amount in worker.items()}
+    trial["CPU"] += now.shares.data_cpus * settled.workers
     maxima = ray._private.state.state.get_max_resources_from_cluster_config()
     return find_slots(settled, nodes, stream, asked, limit, room_to_grow(trial, maxima))
 

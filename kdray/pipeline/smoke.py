@@ -19,7 +19,8 @@ from kdray.data.digits import digit_samples
 from kdray.data.sources import builtin_facts, is_present
 from kdray.data.writer import write_shards
 from kdray.errors import ModelError
-from kdray.experiment import Comparison, Data, Experiment, ModelSpec, Search, Train, experiment_from_dict
+from kdray.experiment import Comparison, Data, Experiment, ModelSpec, Train, experiment_from_dict
+from kdray.experiment.search_part import Search
 from kdray.models.foreign import is_foreign
 from kdray.models.registry import find
 from kdray.models.weights import is_published
@@ -28,6 +29,7 @@ from kdray.store import Store, exists_uri
 
 IMAGES, BATCH, EPOCHS, WIDTH = 64, 16, 2, 0.5
 TRIALS = 3
+SHRUNK = ("data", "train.epochs", "train.batch", "train.schedule", "teacher", "student")
 SIZES = (32, 64, 128)  # images are as small as the networks bear
 UNKNOWN_CLASSES = 10
 
@@ -90,7 +92,7 @@ def smoke(experiment: Experiment) -> Smoke:
         if experiment.teacher.train is not None:
             plain["teacher"]["train"] = _small_train(experiment.teacher.train, mixes)
     if experiment.search is not None:
-        plain["search"] = _small_search(experiment.search, plain)
+        _small_search(experiment.search, plain["search"], notes)
     _small_phases(experiment, plain, notes)
     _small_images(plain)
     return Smoke(experiment_from_dict(plain, where="--smoke"), notes, stand_in)
@@ -103,6 +105,22 @@ def _small_cluster(experiment: Experiment, plain: dict[str, Any]) -> dict[str, A
         plain.pop("gpus_per_worker", None)
         plain.pop("device", None)
     return plain
+
+
+def _small_search(search: Search, plain: dict[str, Any], notes: list[str]) -> None:
+    """A few trials, whose parameters do not undo what makes the experiment small."""
+    plain["trials"] = min(TRIALS, search.trials or TRIALS)
+    if search.at is not None and search.at.epochs is not None:
+        plain["at"] = {"epochs": min(EPOCHS, search.at.epochs)}
+    if search.transfer is not None:
+        plain.pop("transfer")
+        notes.append("search: no proxy, the experiment is small itself")
+    if search.space != "default":
+        left = {name: one for name, one in search.space.items() if not name.startswith(SHRUNK)}
+        dropped = [name for name in search.space if name not in left]
+        if dropped:
+            notes.append(f"search: {', '.join(dropped)} is left as the small version has it")
+        plain["space"] = left or "default"
 
 
 def _small_train(train: Train, mixes: bool) -> dict[str, Any]:
@@ -130,20 +148,6 @@ def _small_phases(experiment: Experiment, plain: dict[str, Any], notes: list[str
     changes.pop("train.clip_norm", None)  # a smoke run clips throughout
     plain["phases"] = [{"from_epoch": 1, "set": changes}] if changes and plain["train"]["epochs"] > 1 else []
     notes.append("phases: the changes of all of them come after the first epoch")
-
-
-def _small_search(search: Search, whole: dict[str, Any]) -> dict[str, Any]:
-    """A few trials; its budget and its proxy are no longer than the small training."""
-    plain: dict[str, Any] = whole["search"]
-    epochs, batch = whole["train"]["epochs"], whole["train"]["batch"]
-    plain["trials"] = min(TRIALS, search.trials or TRIALS)
-    if search.at is not None and search.at.epochs is not None:
-        plain["at"] = {"epochs": min(epochs, search.at.epochs)}
-    if search.transfer is not None:
-        most = {"train.epochs": epochs, "train.batch": batch, "data.limit": IMAGES}
-        small = {path: min(value, most[path]) if path in most else value for path, value in search.transfer.set.items()}
-        plain["transfer"] = plain["transfer"] | {"set": small, "check": 1}
-    return plain
 
 
 def _small_data(experiment: Experiment, plain: dict[str, Any], notes: list[str]) -> StandIn | None:

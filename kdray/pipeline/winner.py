@@ -17,7 +17,10 @@ def winner_of(experiment: Experiment, trial: Trial, slots: Slots) -> Experiment:
     the last digits, differ."""
     plain = experiment.model_copy(update={"search": None})
     best = with_changes(plain, changes_of(trial))
-    cluster = best.cluster.model_copy(update={"cpus_per_worker": slots.shares.worker_cpus})
+    threads = (trial.get("ran") or {}).get("threads")
+    on_gpu = bool(slots.cluster.gpus_per_worker)
+    cpus = slots.shares.worker_cpus if threads is None or on_gpu or slots.shares.worker_cpus < 1 else float(threads)
+    cluster = best.cluster.model_copy(update={"cpus_per_worker": cpus})
     return best.model_copy(update={"cluster": cluster})
 
 

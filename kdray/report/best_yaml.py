@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdray.report.search_table import goal
+from kdray.report.search_table import best_of, goal
 from kdray.report.trial_text import metric_text, value_text
 
 NAME = "best.yaml"
@@ -17,13 +17,15 @@ def best_header(search: dict[str, Any], record: dict[str, Any]) -> str:
     """
     if search["best"] is None:
         raise ValueError("the search has no best trial")
-    (best,) = [trial for trial in search["trials"] if trial["number"] == search["best"]]
-    of = f" of {search['max_epochs']}" if search["max_epochs"] else ""
+    best = best_of(search)
+    epochs = (search.get("transfer") or search)["max_epochs"]
+    of = f" of {epochs}" if epochs else ""
     where = " on validation images (test images took no part)" if search["metric"].startswith("val/") else ""
     lines = [
-        f"{record['name']}: trial {best['number']} of {len(search['trials'])}, the best by {goal(search)}",
+        f"{record['name']}: trial {best['number']} of {len(search['trials'])}, the best by {goal(search)}"
+        + (" of those that a proxy chose" if search.get("transfer") else ""),
         f"{search['metric']} {metric_text(search['metric'], best['value'])}{where}, "
-        f"at epoch {best['best_epoch']}{of}, seed {search['seed']}",
+        f"at epoch {best['best_epoch']}{of}, seed {record['seed']}",
         f"found by {_named(search['searcher'])}, scheduler {_named(search['scheduler'])}: {record['uri']}",
         *(f"  {name} = {value_text(value)}" for name, value in best["parameters"].items()),
         f"to train it and judge it on test: python -m kdray.run {NAME}",

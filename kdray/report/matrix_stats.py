@@ -166,8 +166,8 @@ def _row(record: Mapping[str, Any], at: dict[str, Scalar], results: _Results) ->
 
 
 def accelerator_seconds(stage: Mapping[str, Any]) -> float:
-    """Wall-clock seconds of a stage times its workers."""
-    return stage["wall_s"] * max(1, stage.get("world_size") or 1)
+    """Wall-clock seconds of a stage times the accelerators that it held: a share of a GPU is that share."""
+    return stage["wall_s"] * (stage.get("accelerators") or max(1, stage.get("world_size") or 1))
 
 
 def recipe(stage: Mapping[str, Any]) -> str:

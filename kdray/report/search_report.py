@@ -8,7 +8,6 @@ from kdray.report.hparams import write_hparams
 from kdray.report.mlflow_export import export_mlflow
 from kdray.report.search_pictures import write_pictures
 from kdray.store import Store
-from kdray.tune.importance import importance
 
 
 def report_search(
@@ -19,7 +18,6 @@ def report_search(
     Raises:
         StoreError: the store, or MLflow, does not take it.
     """
-    search["importance"] = importance(search)
     search["pictures"] = write_pictures(store, folder, search)
     search["tensorboard"] = write_hparams(store, f"{folder}/tensorboard", search)
     if mlflow is not None:

@@ -78,6 +78,13 @@ def search_remarks(search: dict[str, Any]) -> list[str]:
     return lines + _transfer_lines(search) + _importance_lines(search) + _failure_lines(search) + _places(search)
 
 
+def best_of(search: dict[str, Any]) -> dict[str, Any]:
+    """The winner's trial: with a proxy, that on the whole experiment."""
+    trials = (search.get("transfer") or search)["trials"]
+    (best,) = [trial for trial in trials if trial["number"] == search["best"]]
+    return best
+
+
 def goal(search: dict[str, Any]) -> str:
     return f"{'highest' if search['mode'] == 'max' else 'lowest'} {search['metric']}"
 
@@ -126,7 +133,7 @@ def _failure_lines(search: dict[str, Any]) -> list[str]:
 def _places(search: dict[str, Any]) -> list[str]:
     lines = []
     if search["best"] is not None:
-        (best,) = [trial for trial in search["trials"] if trial["number"] == search["best"]]
+        best = best_of(search)
         lines.append(f"best trial {best['number']}: {best['artifact']}")
     if search.get("best_yaml"):
         lines.append(f"its experiment: {search['best_yaml']}")

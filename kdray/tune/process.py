@@ -8,6 +8,7 @@ images cost to load is then paid once.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ import traceback
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 
 from kdray.errors import Interrupted, KdrayError
@@ -80,6 +82,9 @@ class TrialProcess(tune.Trainable):
         if self.run is not None:
             self.run.end()
             self.run = None
+            gc.collect()  # a network and its optimizer hold each other
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # a GPU may be shared with other trials
 
 
 class TrialRun:

@@ -6,18 +6,21 @@ and a JSON file for each trial) is written to a scratch folder and forgotten: th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow.fs
 import ray
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, HyperBandScheduler, TrialScheduler
 
 from kdray.data.ray_shared import start_sharing
 from kdray.errors import KdrayError
@@ -131,7 +134,7 @@ class _Running(tune.Callback):
 
     def _exchange(self, control: Any) -> None:
         try:
-            events = ray.get(control.exchange.remote(self.sweep.listener.stop_requested()))
+            events = ray.get(control.exchange.remote(self._stop))
         except ray.exceptions.RayError as error:
             raise KdrayError(
                 f"the cluster does not answer any more ({type(error).__name__})",
@@ -147,7 +150,7 @@ class _Running(tune.Callback):
         try:
             self._tune(control, unfinished)
         except BaseException as error:  # handed to the waiting thread
-            self.error = error
+            self.error = self.error or error
 
     def _tune(self, control: Any, unfinished: Sequence[Trial]) -> None:
         sweep = self.sweep
@@ -163,48 +166,74 @@ class _Running(tune.Callback):
                 on_new=self._begin,
                 stopping=self._stopping,
             )
-        scratch = f"{sweep.folder}/{TUNE_FOLDER}{os.getpid()}-{time.time_ns()}"
-        filesystem, path = open_uri(sweep.store.path_uri(scratch))
         trainable = tune.with_resources(
             tune.with_parameters(TrialProcess, work=self.work, control=control),
             tune.PlacementGroupFactory(sweep.slots.bundles),
         )
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=suggest,
-                scheduler=sweep.scheduler,
-                num_samples=-1,
-                reuse_actors=True,
-                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
-                trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}",
-            ),
-            run_config=tune.RunConfig(
-                name="state",
-                storage_path=path,
-                storage_filesystem=filesystem,
-                callbacks=[self],
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=sweep.max_failures + 1),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            ),
-        )
-        tuner.fit()
-        sweep.store.delete(scratch)
+        with self._scratch() as (filesystem, path):
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=suggest,
+                    scheduler=sweep.scheduler,
+                    num_samples=-1,
+                    reuse_actors=True,
+                    trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+                    trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}",
+                ),
+                run_config=tune.RunConfig(
+                    name="state",
+                    storage_path=path,
+                    storage_filesystem=filesystem,
+                    callbacks=[self],
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=sweep.max_failures + 1),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                ),
+            )
+            tuner.fit()
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[tuple[pyarrow.fs.FileSystem, str]]:
+        """Where Ray Tune keeps what nobody reads: a folder of this machine. Hyperband's trials pause, and then every
+        node must reach it."""
+        store, folder = self.sweep.store, self.sweep.folder
+        for left in store.list(folder):  # by commands that were killed
+            if left.startswith(TUNE_FOLDER):
+                store.delete(f"{folder}/{left.rstrip('/')}")
+        if isinstance(self.sweep.scheduler, HyperBandScheduler):
+            scratch = f"{folder}/{TUNE_FOLDER}{os.getpid()}"
+            yield open_uri(store.path_uri(scratch))
+            store.delete(scratch)
+            return
+        with tempfile.TemporaryDirectory(prefix="kdray-tune-") as here:
+            yield pyarrow.fs.LocalFileSystem(), here
+
+    @property
+    def _stop(self) -> bool:
+        """Whether trials are to save their state and end: the user wants it, or they can no longer be kept book of."""
+        return self.error is not None or self.sweep.listener.stop_requested()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tune.Callback, ()  # Ray Tune pickles its callbacks into a state of its own, which nobody reads
 
     def _stopping(self) -> bool:
         late = self.sweep.deadline is not None and time.time() > self.sweep.deadline
-        return late or self.sweep.listener.stop_requested()
+        return late or self._stop
 
     # -- told by Ray Tune, in its thread -------------------------------------------------------------------------------
 
+    def _told(self, what: Callable[[], None]) -> None:
+        """Do `what`; an error is the sweep's, and not for Ray Tune to wrap."""
+        try:
+            what()
+        except Exception as error:
+            self.error = self.error or error
+
     def _begin(self, trial_id: str, trial: Trial) -> None:
         self.by_id[trial_id] = self.trials[trial["number"]] = trial
-        self._put(trial)
+        self._told(lambda: self._put(trial))
 
     def _put(self, trial: Trial) -> None:
         self.sweep.journal.put(trial)
@@ -220,7 +249,7 @@ class _Running(tune.Callback):
         if self.sweep.artifact is not None:
             mine["artifact"] = self.sweep.artifact(mine["number"])
         self.earlier_s[mine["number"]] = mine["wall_s"]
-        self._put(mine)
+        self._told(lambda: self._put(mine))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -235,21 +264,21 @@ class _Running(tune.Callback):
             if mine["state"] == "done" and mine["value"] is None and self.sweep.needs_value:
                 mine["state"], mine["error"] = "failed", f"it never reported a finite {self.sweep.goal.metric}"
             mine["ran"] = told.get("facts")
-        self._put(mine)
+        self._told(lambda: self._put(mine))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial is over; one that said nothing of an end was stopped by the scheduler."""
         mine = self.by_id[trial.trial_id]
         if mine["state"] == "running":
             mine["state"] = "stopped"
-        self._end(mine)
+        self._told(lambda: self._end(mine))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's process died more often than is allowed."""
         mine = self.by_id[trial.trial_id]
         times = f"{mine['attempts']} times" if mine["attempts"] > 1 else "once"
         mine["state"], mine["error"] = "failed", f"its process died {times}: killed, crashed or out of memory"
-        self._end(mine)
+        self._told(lambda: self._end(mine))
 
     def _end(self, mine: Trial) -> None:
         if mine["state"] in ENDED:

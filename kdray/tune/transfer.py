@@ -23,9 +23,17 @@ def to_check(trials: Sequence[Trial], goal: Goal, count: int) -> list[Trial]:
     return best + [rest[round((i + 1) * len(rest) / more) - 1] for i in range(more)]
 
 
-def rank_correlation(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _ties(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[key] == other[key] for key in ("proxy", "proxy_state"))
+
+
+def rank_correlation(pairs: Sequence[dict[str, Any]], mode: str = "max") -> dict[str, Any]:
     """Spearman's rho and Kendall's tau between `proxy` and `full`, each None where fewer than three pairs differ."""
-    proxy, full = [pair["proxy"] for pair in pairs], [pair["full"] for pair in pairs]
+    better = 1.0 if mode == "max" else -1.0
+    # One that was stopped early is worse than what went on, whatever it had reached by then.
+    order = sorted(pairs, key=lambda pair: (pair["proxy_state"] == "done", better * pair["proxy"]))
+    proxy = [order.index(next(one for one in order if _ties(one, pair))) for pair in pairs]
+    full = [better * pair["full"] for pair in pairs]
     if len(pairs) < 3 or len(set(proxy)) < 2 or len(set(full)) < 2:
         return {"spearman": None, "kendall": None}
     return {
