@@ -4,18 +4,27 @@ python benchmarks/table.py results                # docs/results.md
 python benchmarks/table.py methods                # docs/results.md, every method
 python benchmarks/table.py performance            # docs/performance.md
 python benchmarks/table.py data                   # docs/performance.md, the data path
+python benchmarks/table.py search                 # docs/performance.md, a sweep beside a loop of commands
+python benchmarks/table.py search_scale           # docs/performance.md, a thousand trials
 python benchmarks/table.py killed_job             # docs/streaming.md
 python benchmarks/table.py objectives             # docs/objectives.md
 python benchmarks/table.py gradient_relation      # docs/methods/clmkd.md
+
+With `--into PAGE` the tables that stand in that page under the records' names are replaced: search and search_scale.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from search_table import search, search_scale
 
 RECORDS = Path(__file__).parent / "records"
 
@@ -205,6 +214,19 @@ def data() -> list[str]:
     return lines
 
 
+def redraw(page: str, lines: list[str]) -> str:
+    """The text of a page with the tables under the record that `lines` begin with replaced by `lines`.
+
+    They end where a line is neither empty nor of a table.
+    """
+    name = lines[0].partition(":")[0]
+    tables = re.compile(rf"^{re.escape(name)}:.*\n(?:(?:\|.*)?\n)*", re.MULTILINE)
+    found, count = tables.subn(lambda _: "\n".join(lines).strip() + "\n\n", page)
+    if count != 1:
+        raise SystemExit(f"the page has {count} lines that begin with {name}:")
+    return found
+
+
 def killed_job() -> list[str]:
     """Jobs that were killed and went on, beside local runs that nobody killed, from the `killed-job-*.json` records."""
     heads = ("data", "stage", "steps", "went on from", "tensors", "with other bits", "top-1, %", "local run")
@@ -250,6 +272,8 @@ TABLES = {
     "methods": methods,
     "performance": performance,
     "data": data,
+    "search": search,
+    "search_scale": search_scale,
     "killed_job": killed_job,
     "objectives": objectives,
     "gradient_relation": gradient_relation,
@@ -257,10 +281,17 @@ TABLES = {
 
 
 def main() -> None:
-    """Print one table."""
+    """Print tables, or put them into a page."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("table", choices=tuple(TABLES))
-    print("\n".join(TABLES[cli.parse_args().table]()))
+    cli.add_argument("table", nargs="+", choices=tuple(TABLES))
+    cli.add_argument("--into", type=Path, metavar="PAGE")
+    args = cli.parse_args()
+    for name in args.table:
+        lines = TABLES[name]()
+        if args.into is None:
+            print("\n".join(lines))
+        else:
+            args.into.write_text(redraw(args.into.read_text(), lines))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def versions() -> dict[str, str | None]:
 def commit() -> str | None:
     """Commit of the checkout that this kdray was imported from, with `+` when it has changes; None elsewhere."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(kdray.__file__)))
-    if not os.path.isdir(os.path.join(here, ".git")):
+    if not os.path.exists(os.path.join(here, ".git")):  # a file in a worktree
         return None
     try:
         head = subprocess.run(["git", "-C", here, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)

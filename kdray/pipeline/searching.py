@@ -113,7 +113,7 @@ class Searching:
             "seed": self.seed,
             "wanted": search.wanted(self.space),
             "max_epochs": epochs,
-            "concurrent": slots.concurrent,
+            "concurrent": slots.held(nodes_of(ray.nodes())),
             "cpus_per_trial": slots.shares.worker_cpus * slots.cluster.workers,
             "gpus_per_trial": (slots.cluster.gpus_per_worker or 0.0) * slots.cluster.workers,
             "trials": trials,

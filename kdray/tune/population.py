@@ -72,7 +72,7 @@ class Population(Suggest):
         """The next trial to go on; None while a generation is not over."""
         if self._stopping():
             return Searcher.FINISHED
-        if len(self._live) >= self._concurrent or (not self._queue and self._live):
+        if self.full() or (not self._queue and self._live):
             return None
         if not self._queue and not self._next_generation():
             return Searcher.FINISHED

@@ -22,7 +22,8 @@ import ray
 import torch
 from ray import tune
 
-from kdray.errors import Interrupted, KdrayError
+from kdray.errors import ClusterError, Interrupted, KdrayError, StoreError
+from kdray.store import Store
 from kdray.train.control import RemoteListener
 from kdray.train.failure import first_line
 from kdray.tune.work import Work
@@ -41,14 +42,19 @@ class TrialProcess(tune.Trainable):
         """Begin with the trial of `config`: its `number` and, as JSON, its `changes`."""
         self.work = work
         self.listener = RemoteListener(control)
+        self.forward = Forwarder(self)
+        logging.getLogger("kdray").addHandler(self.forward)
         self.entered = contextlib.ExitStack()
         self.entered.enter_context(work.enter())
         self.run: TrialRun | None = None
-        self.lineage: list[dict[str, Any]] | None = None
         self.spoiled = False
 
     def step(self) -> dict[str, Any]:
         """Train on to the end of the next epoch; the result of the last one has `done`."""
+        if self.spoiled:
+            # After an error that nobody planned for (CUDA's say that every further call will fail) the process must go,
+            # and an error is the only end of a trial after which Ray Tune gives its process no other trial.
+            raise RuntimeError("this process is not to be used again")
         if self.run is None:
             self.run = TrialRun(self.work, self.config, self.listener)
         result = self.run.next()
@@ -58,16 +64,13 @@ class TrialProcess(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Leave the trial and take another."""
         self._end_run()
-        if self.spoiled:
-            # After an error that nobody planned for (CUDA's say that every further call will fail) the process goes;
-            # Ray Tune starts another.
-            ray.actor.exit_actor()
         self.config = new_config
         return True
 
     def cleanup(self) -> None:
         """End: Ray Tune takes the process away."""
         self._end_run()
+        logging.getLogger("kdray").removeHandler(self.forward)
         self.listener.close()
         self.entered.close()
 
@@ -94,9 +97,10 @@ class TrialRun:
         self.work = work
         self.number = int(config["number"])
         self.outer = listener
-        self.max_epochs = 0  # `Work.run` says it
+        self.max_epochs = 0  # these two `Work.run` says
+        self.store: Store | None = None
         self.until = int(config.get("until", 0))
-        self._results: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._results: queue.Queue[dict[str, Any] | Exception] = queue.Queue()
         self._go = threading.Semaphore(0)
         self._ending = threading.Event()
         self._rows: list[dict[str, Any]] = []
@@ -117,7 +121,10 @@ class TrialRun:
             self._thread.start()
         else:
             self._go.release()
-        return self._results.get()
+        result = self._results.get()
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def end(self) -> None:
         """Make the thread stop where it is, and wait for it."""
@@ -138,14 +145,23 @@ class TrialRun:
             return
         except Interrupted as error:
             self._tell(ended="waiting", error=error.problem)
+        except (StoreError, ClusterError) as error:
+            # It may pass: Ray Tune starts the process anew, and the trial goes on from its checkpoint.
+            self._results.put(error)
         except KdrayError as error:
             self._tell(ended="failed", error=str(error))
         except BaseException as error:
-            trace = "".join(traceback.format_exception(error))
-            self._tell(ended="failed", error=first_line(error), trace=trace, spoiled=True)
+            self._leave("".join(traceback.format_exception(error)))
+            self._tell(ended="failed", error=first_line(error), spoiled=True)
         else:
             self._rows, self._told = list(record.get("history") or self._rows), 0
             self._tell(ended="done", facts=facts(record))
+
+    def _leave(self, trace: str) -> None:
+        """Put the traceback of an error that nobody planned for into the trial's artifact."""
+        if self.store is not None:
+            with contextlib.suppress(StoreError):  # the store may be what failed
+                self.store.write_text("traceback.txt", trace)
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
         """As a listener of the training: hand on a finished epoch, and wait for what Ray Tune makes of it."""
@@ -189,6 +205,9 @@ class TrialRun:
         last = self._rows[-1] if self._rows else {}
         value = last.get(self.work.goal.metric)
         result: dict[str, Any] = {TOLD: json.dumps(told), EPOCH: self._epoch}
+        if more.get("spoiled"):  # not done, nor anything that a scheduler would judge: the next step ends it
+            self._results.put(result)
+            return
         if value is not None and math.isfinite(value):
             result[OBJECTIVE] = float(value)
         if ended is not None:
@@ -199,6 +218,19 @@ class TrialRun:
 def facts(record: dict[str, Any]) -> dict[str, Any]:
     """What a trial's record is worth in a search: where and how it ran. Not what test says: nobody may choose by it."""
     return {key: record.get(key) for key in ("device", "precision", "threads", "world_size", "parameters")}
+
+
+class Forwarder(logging.Handler):
+    """Sends kdray's warnings of a trial's process to the command, which is where a person looks."""
+
+    def __init__(self, process: TrialProcess) -> None:
+        super().__init__(logging.WARNING)
+        self.process = process
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Forward one record, with the trial that it is about."""
+        number = self.process.config.get("number")
+        self.process.listener.event("warning", {"text": f"trial {number}: {record.getMessage()}"})
 
 
 class _Ended(Exception):

@@ -18,11 +18,18 @@ DRIVER_SHARE = 0.001  # of the head node, by name: it takes no CPU
 
 @dataclass(frozen=True)
 class Slots:
-    """What a trial asks for: CPUs and GPUs of each of its workers, CPUs for data; and how many trials run at a time."""
+    """What a trial asks for: CPUs and GPUs of each of its workers, CPUs for data; and how many trials run at a time.
+
+    `concurrent` is what the cluster holds as it is, `most` what would ever be of use. A cluster that `grows` began with
+    room for `began` trials.
+    """
 
     cluster: Cluster
     shares: Shares
     concurrent: int
+    most: int = 1
+    grows: bool = False
+    began: int = 0
 
     @property
     def bundles(self) -> list[dict[str, float]]:
@@ -32,6 +39,28 @@ class Slots:
             return [{HEAD: DRIVER_SHARE}]
         gpus = self.cluster.gpus_per_worker or 0.0
         return [{"CPU": self.shares.worker_cpus} | ({"GPU": gpus} if gpus else {})]
+
+    def held(self, nodes: Sequence[Node]) -> int:
+        """Trials that `nodes` hold at a time, one at least and `most` at most."""
+        return max(1, min(self.most, self._fits(nodes))) if self.grows else self.concurrent
+
+    def asked(self, nodes: Sequence[Node]) -> int:
+        """Trials to have under way on `nodes`, with those that wait for a place.
+
+        Ray's autoscalers answer what waits, and say nowhere how far they go. So one trial more is asked for than the
+        cluster holds, and once it has grown, as many more as it grew by. A trial of several workers would count as
+        running while it waits: of those, none more is asked for until the cluster has grown.
+        """
+        if not self.grows:
+            return self.concurrent
+        fits = self._fits(nodes)
+        ahead = max(1 if self.cluster.workers == 1 else 0, fits - self.began)
+        return max(self.concurrent, min(self.most, max(1, fits + ahead)))
+
+    def _fits(self, nodes: Sequence[Node]) -> int:
+        workers, shares = max(1, self.cluster.workers), self.shares
+        gpus = self.cluster.gpus_per_worker or 0.0
+        return _fits(nodes, shares.worker_cpus, gpus, shares.data_cpus * workers, workers)
 
     @property
     def accelerators(self) -> float:
@@ -83,7 +112,8 @@ def find_slots(
             fix="Lower cluster.workers, cluster.cpus_per_worker or cluster.gpus_per_worker (fractions are fine)",
         )
     room = max(fits, may_grow) if joined else fits
-    return Slots(cluster, shares, max(1, min([max(1, room), *ask])))
+    concurrent = max(1, min([max(1, room), *ask]))
+    return Slots(cluster, shares, concurrent, most=max(1, min(ask)), grows=joined, began=fits)
 
 
 def _fits(nodes: Sequence[Node], cpus: float, gpus: float, data: float, workers: int) -> int:

@@ -26,11 +26,13 @@ class Sampler(Protocol):
 
 
 class Suggest(Searcher):
-    """Gives Ray Tune trials until `wanted` are there, at most `concurrent` at a time.
+    """Gives Ray Tune trials until `wanted` are there, at most `concurrent` at a time, or what `room` says by now.
 
     `unfinished` goes on first. `on_new` is told of every trial that begins here. `stopping` says that no more is to
     begin.
     """
+
+    room: Callable[[], int] | None = None
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class Suggest(Searcher):
         """The configuration of the next trial: its number, and as text (which Ray Tune leaves alone) its changes."""
         if self._stopping():
             return Searcher.FINISHED
-        if len(self._live) >= self._concurrent:
+        if self.full():
             return None
         if self._unfinished:
             trial = self._unfinished.popleft()
@@ -70,6 +72,10 @@ class Suggest(Searcher):
         self._live.add(trial_id)
         self._on_new(trial_id, trial)
         return {"number": trial["number"], "changes": json.dumps(trial["changes"])}
+
+    def full(self) -> bool:
+        """Whether there is room for no other trial now."""
+        return len(self._live) >= (self._concurrent if self.room is None else self.room())
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """A place is free. What the trial came to is told to the sampler by who keeps the journal."""

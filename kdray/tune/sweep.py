@@ -21,12 +21,16 @@ import pyarrow.fs
 import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, HyperBandScheduler, TrialScheduler
+from ray.tune.stopper import NoopStopper, Stopper
 
 from kdray.data.ray_shared import start_sharing
-from kdray.errors import KdrayError
+from kdray.errors import ClusterError, KdrayError, StoreError
 from kdray.store import Store, open_uri
 from kdray.train.control import start_control
+from kdray.train.failure import innermost, reason_of
 from kdray.train.job import Listener
+from kdray.train.shares import nodes_of
+from kdray.train.trainer import Waiting
 from kdray.tune.journal import Journal
 from kdray.tune.process import TOLD, TrialProcess
 from kdray.tune.slots import Slots
@@ -38,12 +42,15 @@ from kdray.tune.work import Work
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
+LOOK_S = 1.0  # between looks at how far the cluster has grown
 TUNE_FOLDER = "tune-"
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no metric
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the view says them in a line
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # of all trials, each time: nobody reads it, and it grows with their number
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
@@ -54,7 +61,7 @@ class Sweep:
 
     `wanted` is how many there are to be in all (None: as many as the sampler has). `deadline` is a time of day
     (seconds) after which no trial begins. `population` makes what gives Ray Tune its trials, where that is not one
-    after another.
+    after another. Without `reuse`, every trial has a process of its own.
     """
 
     work: Work
@@ -72,6 +79,7 @@ class Sweep:
     deadline: float | None = None
     max_failures: int = 3
     needs_value: bool = True  # a trial without a value of the metric is a failure
+    reuse: bool = True
     artifact: Callable[[int], str] | None = None
     on_end: Callable[[Trial], None] | None = None
     population: Callable[[Callable[[str, Trial], None], Callable[[], bool]], Suggest] | None = None
@@ -99,6 +107,7 @@ class _Running(tune.Callback):
         self.by_id: dict[str, Trial] = {}
         self.error: BaseException | None = None
         self.work = sweep.work
+        self._looked_s, self._asked = -LOOK_S, sweep.slots.concurrent
 
     def run(self) -> list[Trial]:
         sweep = self.sweep
@@ -113,14 +122,17 @@ class _Running(tune.Callback):
             return self._all()
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sweep.slots.concurrent)  # a cluster grows by all that wait
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sweep.slots.most)  # a cluster grows by all that wait
         control, sharing = start_control(), start_sharing()
         self.work = replace(sweep.work, sharing=sharing if sweep.work.in_process else None)
         thread = threading.Thread(target=self._fit, args=(control, unfinished), name="ray-tune-fit", daemon=True)
         thread.start()
+        waiting = Waiting(1, sweep.slots.bundles[0], sweep.listener)
         while thread.is_alive():
             thread.join(POLL_S)
             self._exchange(control)
+            waiting.over = waiting.over or self._runs()
+            waiting.tell()
         self._exchange(control)
         ray.kill(control)
         sharing.close()
@@ -166,11 +178,12 @@ class _Running(tune.Callback):
                 on_new=self._begin,
                 stopping=self._stopping,
             )
+        suggest.room = self._room
         trainable = tune.with_resources(
             tune.with_parameters(TrialProcess, work=self.work, control=control),
             tune.PlacementGroupFactory(sweep.slots.bundles),
         )
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         with self._scratch() as (filesystem, path):
             tuner = tune.Tuner(
                 trainable,
@@ -178,7 +191,7 @@ class _Running(tune.Callback):
                     search_alg=suggest,
                     scheduler=sweep.scheduler,
                     num_samples=-1,
-                    reuse_actors=True,
+                    reuse_actors=sweep.reuse,
                     trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
                     trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}",
                 ),
@@ -187,8 +200,9 @@ class _Running(tune.Callback):
                     storage_path=path,
                     storage_filesystem=filesystem,
                     callbacks=[self],
+                    stop=_StopWaiting(lambda: self._stop and not self._runs()),
                     verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=sweep.max_failures + 1),
+                    failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 ),
             )
@@ -217,6 +231,16 @@ class _Running(tune.Callback):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tune.Callback, ()  # Ray Tune pickles its callbacks into a state of its own, which nobody reads
+
+    def _runs(self) -> bool:
+        """Whether any trial has a process."""
+        return any(trial["state"] == "running" for trial in list(self.trials.values()))
+
+    def _room(self) -> int:
+        if time.monotonic() > self._looked_s + LOOK_S:
+            self._looked_s = time.monotonic()
+            self._asked = self.sweep.slots.asked(nodes_of(ray.nodes()))
+        return self._asked
 
     def _stopping(self) -> bool:
         late = self.sweep.deadline is not None and time.time() > self.sweep.deadline
@@ -264,6 +288,8 @@ class _Running(tune.Callback):
             if mine["state"] == "done" and mine["value"] is None and self.sweep.needs_value:
                 mine["state"], mine["error"] = "failed", f"it never reported a finite {self.sweep.goal.metric}"
             mine["ran"] = told.get("facts")
+        if told.get("spoiled"):
+            trial.max_failures = 0  # its process ends by an error, which is not to be tried again
         self._told(lambda: self._put(mine))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -274,10 +300,17 @@ class _Running(tune.Callback):
         self._told(lambda: self._end(mine))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's process died more often than is allowed."""
+        """A trial's process died more often than is allowed, or ends because the trial failed."""
         mine = self.by_id[trial.trial_id]
-        times = f"{mine['attempts']} times" if mine["attempts"] > 1 else "once"
-        mine["state"], mine["error"] = "failed", f"its process died {times}: killed, crashed or out of memory"
+        if mine["state"] != "failed":
+            error = trial.get_pickled_error()
+            died = error is None or isinstance(innermost(error), ray.exceptions.RayActorError)
+            reason = None if died else reason_of(error)
+            times = f"{mine['attempts']} times" if mine["attempts"] > 1 else "once"
+            said = "its process was killed, crashed or ran out of memory" if reason is None else reason.text
+            # What the store or the cluster did not take may be taken by the next command.
+            passing = reason is not None and isinstance(reason.raised, StoreError | ClusterError)
+            mine["state"], mine["error"] = "waiting" if passing else "failed", f"ended {times}: {said}"
         self._told(lambda: self._end(mine))
 
     def _end(self, mine: Trial) -> None:
@@ -287,3 +320,19 @@ class _Running(tune.Callback):
         self._put(mine)
         if self.sweep.on_end is not None:
             self.sweep.on_end(mine)
+
+
+class _StopWaiting(Stopper):
+    """Ends the sweep where nothing but trials without a place is left, which Ray Tune would wait for."""
+
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self.over = over
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.over()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NoopStopper, ()  # for Ray Tune's own state, which nobody reads

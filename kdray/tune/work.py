@@ -51,7 +51,7 @@ class Work(ABC):
     def run(self, config: Mapping[str, Any], run: TrialRun) -> dict[str, Any]:
         """Train the stage of `config` from where it was left, and return its record; `run` listens."""
         stage = self.stage(config)
-        store = Store(stage.store).sub(stage.folder)
+        run.store = store = Store(stage.store).sub(stage.folder)
         if store.exists("record.json"):  # the command was killed before it heard of the end
             return store.read_json("record.json")
         if stage.train is not None:

@@ -56,13 +56,60 @@ class Trouble(Objective):
         return {LOSS: value + float("nan") if options.nan_at == now else value}
 
     def _first(self, name: str) -> bool:
-        """True the first time; the file holds the process id of who came there."""
-        try:
-            with open(Path(self.options.folder) / name, "x", encoding="utf-8") as file:
-                file.write(str(os.getpid()))
-        except FileExistsError:
-            return False
-        return True
+        return first(Path(self.options.folder), name)
+
+
+class FateConfig(ObjectiveConfig):
+    """What becomes of a trial, so that a search can look for it."""
+
+    folder: str
+    # raise, die (once), hold or slow (until a file `go` is there), bad, two-nodes... (until one is on another node);
+    # else nothing
+    fate: str = "plain"
+    at: int = 20  # the step from which on it happens; bad: always
+
+
+class Fate(Objective):
+    """Adds nothing to the loss, but for `bad`, which teaches wrong labels."""
+
+    config = FateConfig
+    provenance = "paper"
+    family = "logits"
+    source = "a test"
+
+    def forward(self, targets, student, teacher, student_head, teacher_head, step) -> dict[str, Tensor]:
+        options, folder = self.options, Path(self.options.folder)
+        if options.fate == "bad":
+            wrong = (targets.labels + 1) % student.logits.shape[1]
+            return {LOSS: 5 * nn.functional.cross_entropy(student.logits, wrong)}
+        if step.step >= options.at:
+            if options.fate == "raise":
+                raise FloatingPointError(f"fate at step {step.step}")
+            if options.fate == "die" and first(folder, "died"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if options.fate.startswith("two-nodes"):
+                import ray
+
+                first(folder, f"node-{ray.get_runtime_context().get_node_id()}")
+                until = time.monotonic() + 180
+                while len(list(folder.glob("node-*"))) < 2 and time.monotonic() < until:
+                    time.sleep(0.1)
+            if options.fate in ("hold", "slow") and not (folder / "go").exists():
+                first(folder, options.fate)
+                time.sleep(0.25)
+                while options.fate == "hold" and not (folder / "go").exists():
+                    time.sleep(0.1)
+        return {LOSS: torch.zeros((), device=student.logits.device)}
+
+
+def first(folder: Path, name: str) -> bool:
+    """True the first time; the file holds the process id of who came there."""
+    try:
+        with open(folder / name, "x", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        return False
+    return True
 
 
 class GroupNet(nn.Sequential):

@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kdray.errors import ConfigError
+from kdray.experiment import load_comparison
+from kdray.pipeline.plan import make_plan
 from tests.pipeline.refused import refused
 from tests.tiny import Lab
 
 pytestmark = pytest.mark.usefixtures("nothing_runs")
 
+PHASES = [{"from_epoch": 1, "set": {"objectives.kd.weight": 0.5}}]
 WEIGHT = {"objectives.kd.weight": "uniform(0.1, 2)"}
 LR = {"train.optimizer.lr": "loguniform(0.01, 1)"}
 OWN_TEACHER = {"teacher": {"train": {"epochs": 1, "batch": 32, "optimizer": {"lr": 0.1}}}}
@@ -38,7 +42,23 @@ CASES = {
     ),
     "pbt and balance": Case(
         searched({"scheduler": "pbt"}, balance={"share": 0.5}),
-        "balance: pbt changes weights between epochs, and balance sets them before the first. Remove one of them",
+        "balance: pbt finds what changes between epochs, and balance says it. Remove one",
+    ),
+    "pbt and phases": Case(
+        searched({"scheduler": "pbt"}, phases=PHASES, train={"epochs": 2}),
+        "phases: pbt finds what changes between epochs, and phases says it. Remove one",
+    ),
+    "pbt and a searcher": Case(
+        searched({"scheduler": "pbt", "searcher": "cma_es"}),
+        "search.searcher: pbt draws its first points at random, and cma_es would not be asked",
+    ),
+    "pbt of several workers": Case(
+        searched({"scheduler": "pbt"}, cluster={"workers": 2, "cpus_per_worker": 0.5}),
+        "search.scheduler: pbt makes trials wait at the end of an epoch, which those of several workers do not",
+    ),
+    "a weight that balance sets": Case(
+        searched({}, balance={"share": 0.5}),
+        "search.space.objectives.kd.weight: balance sets this weight, whatever a search would say",
     ),
     "a proxy of no such key": Case(
         searched({"transfer": {"set": {"student.params.widht": 0.5}}}), "'widht' (did you mean 'width'?)"
@@ -85,8 +105,8 @@ CASES = {
         "search.space.method: value \"alone\": objectives.nothing: unknown method 'nothing'",
     ),
     "a transform that is none": Case(
-        searched({"space": {"g": {"a": {}, "b": {"data.augment": ["flipp"]}}}}, **OWN_TEACHER),
-        "search.space.g: value \"b\": data.augment.0: unknown transform 'flipp' (did you mean 'flip'?)",
+        searched({"space": {"g": {"a": {}, "b": {"data.augment": "flip"}}}}, **OWN_TEACHER),
+        'search.space.g: value "b": data.augment: wants a list of transforms, but "flip" stands there',
     ),
     "nothing to search": Case(
         searched({"space": "default"}, objectives={"kd": None}),
@@ -99,12 +119,6 @@ CASES = {
         searched({"space": LR}, student=None, objectives=None, teacher={"model": "own:net", "params": None}),
         "teacher.model (own:net)",
     ),
-    "no tracking URI": Case(
-        searched({"mlflow": "runs"}), "search.mlflow: 'runs' is no tracking URI. Write sqlite:///path/to/mlflow.db"
-    ),
-    "keys in a tracking URI": Case(
-        searched({"mlflow": "http://me:secret@localhost:5000"}), "search.mlflow: keys stand in the URI"
-    ),
 }
 
 
@@ -113,7 +127,21 @@ def test_one_line_and_nothing_written(lab: Lab, name: str) -> None:
     said = refused(lab, CASES[name].changes, "--dry-run")
     assert CASES[name].said in said
     assert re.match(r"\S*tiny\.yaml:\d+: ", said), said
-    assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "uri, said",
+    [
+        ("runs", "'runs' is no tracking URI"),
+        ("http://me:secret@localhost:5000", "keys stand in the URI"),
+    ],
+)
+def test_where_mlflow_is_to_be_sent_is_tried_before_a_run(lab: Lab, uri: str, said: str) -> None:
+    comparison = load_comparison(lab.write(searched({"mlflow": uri})))
+    with pytest.raises(ConfigError, match=said) as error:
+        make_plan(comparison)
+    assert error.value.where == "search.mlflow" and "secret" not in str(error.value)
+    make_plan(comparison, dry=True)  # a laptop may not reach the cluster's
 
 
 def test_a_set_is_named_in_the_place_of_the_file(lab: Lab) -> None:

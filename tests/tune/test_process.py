@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdray.errors import ConfigError, Interrupted
+from kdray.errors import ClusterError, ConfigError, Interrupted, StoreError
 from kdray.experiment import Cluster
+from kdray.store import Store
 from kdray.train.shares import Shares
 from kdray.train.spec import StageSpec
 from kdray.tune.process import EPOCH, OBJECTIVE, TOLD, TrialRun
@@ -237,13 +239,26 @@ def test_bad_parameters_fail_the_trial_alone(start: Start) -> None:
     assert said["rows"] == [] and "spoiled" not in said
 
 
-def test_an_error_that_nobody_planned_for_spoils_the_process(start: Start) -> None:
-    result = start(Training(3, at={1: raising(RuntimeError("CUDA error: an illegal memory access\nmore"))})).next()
+def test_an_error_that_nobody_planned_for_spoils_the_process(start: Start, tmp_path: Path) -> None:
+    def fail(run: TrialRun) -> None:
+        run.store = Store(tmp_path)
+        raise RuntimeError("CUDA error: an illegal memory access\nmore")
+
+    result = start(Training(3, at={1: fail})).next()
     said = told(result)
-    assert (said["ended"], said["spoiled"], result["done"], result[EPOCH]) == ("failed", True, True, 0)
+    # Not done: an error in the next step is the only end after which the process gets no other trial.
+    assert (said["ended"], said["spoiled"], result.get("done"), result[EPOCH]) == ("failed", True, None, 0)
     assert "illegal memory access" in said["error"] and "\n" not in said["error"]
-    assert "Traceback" in said["trace"]
+    assert "Traceback" in (tmp_path / "traceback.txt").read_text()
     assert OBJECTIVE not in result
+
+
+@pytest.mark.parametrize("error", [StoreError("does not answer", where="s3://b"), ClusterError("a node is gone")])
+def test_what_may_pass_is_raised_for_another_attempt(start: Start, error: Exception) -> None:
+    run = start(Training(3, at={2: raising(error)}))
+    run.next()
+    with pytest.raises(type(error), match=str(error)):
+        run.next()
 
 
 def test_a_stop_of_the_command_reaches_the_training(start: Start) -> None:

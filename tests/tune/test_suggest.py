@@ -13,13 +13,15 @@ from kdray.tune.trials import Trial, new_trial
 
 
 class Asked(Given):
-    """Points without end, and who was told what."""
+    """`count` points, and which were asked for."""
 
-    def __init__(self) -> None:
-        super().__init__([])
+    def __init__(self, count: int = 1000) -> None:
+        self.count = count
         self.numbers: list[int] = []
 
     def ask(self, number: int) -> Trial | None:
+        if number >= self.count:
+            return None
         self.numbers.append(number)
         return new_trial(number, {"x": number}, {"train.optimizer.lr": number / 10})
 
@@ -83,9 +85,22 @@ def test_until_so_many_are_there() -> None:
 
 
 def test_until_the_sampler_has_no_more() -> None:
-    given = suggest(Given([new_trial(0, {}, {}), new_trial(1, {}, {})]))
+    given = suggest(Asked(2))
     assert [number_of(given.suggest(name)) for name in "abc"] == [0, 1, Searcher.FINISHED]
-    assert suggest(Given([])).suggest("a") == Searcher.FINISHED
+    # Of trials that are all given none is asked for.
+    all_given = suggest(Given(), known=2, unfinished=[new_trial(1, {}, {})])
+    assert [number_of(all_given.suggest(name)) for name in "ab"] == [1, Searcher.FINISHED]
+
+
+def test_what_a_cluster_has_room_for_may_change() -> None:
+    room = [1]
+    given = suggest(concurrent=5)
+    given.room = lambda: room[0]
+    assert number_of(given.suggest("a")) == 0
+    assert given.suggest("b") is None
+    room[0] = 2
+    assert number_of(given.suggest("b")) == 1
+    assert given.suggest("c") is None
 
 
 def test_a_full_place_comes_before_the_end() -> None:

@@ -63,8 +63,11 @@ def test_what_has_no_value_or_failed_is_not_run() -> None:
     assert checked([], 4) == []
 
 
-def pairs(*values: tuple[float, float]) -> list[dict[str, Any]]:
-    return [{"trial": n, "proxy": proxy, "full": full} for n, (proxy, full) in enumerate(values)]
+def pairs(*values: tuple[float, float], stopped: int = -1) -> list[dict[str, Any]]:
+    return [
+        {"trial": n, "proxy": proxy, "proxy_state": "stopped" if n == stopped else "done", "full": full}
+        for n, (proxy, full) in enumerate(values)
+    ]
 
 
 def test_known_rank_correlations() -> None:
@@ -75,6 +78,28 @@ def test_known_rank_correlations() -> None:
     # Ranks 1 2 3 4 5 against 2 1 4 3 5: sum of d^2 is 4, so rho = 1 - 6*4/(5*24); 2 of 10 pairs are discordant.
     mixed = rank_correlation(pairs((1, 20), (2, 10), (3, 40), (4, 30), (5, 50)))
     assert mixed == {"spearman": pytest.approx(0.8), "kendall": pytest.approx(0.6)}
+
+
+def test_least_is_ranked_as_most() -> None:
+    losses = pairs((1, 20), (2, 10), (3, 40), (4, 30), (5, 50))
+    assert rank_correlation(losses, "min") == {"spearman": pytest.approx(0.8), "kendall": pytest.approx(0.6)}
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_what_the_proxy_stopped_ranks_last_whatever_it_had_reached(mode: str) -> None:
+    values = [(1.0, 10.0), (2.0, 20.0), (3.0, 30.0), (9.0, 5.0)]
+    if mode == "min":
+        values = [(-proxy, -full) for proxy, full in values]
+    assert rank_correlation(pairs(*values, stopped=3), mode) == {
+        "spearman": pytest.approx(1),
+        "kendall": pytest.approx(1),
+    }
+    assert rank_correlation(pairs(*values), mode)["spearman"] < 0.5
+
+
+def test_equal_values_of_the_proxy_are_a_tie() -> None:
+    # Ranks 1.5 1.5 3 against 1 2 3: Spearman is Pearson's correlation of the two.
+    assert rank_correlation(pairs((1, 1), (1, 2), (2, 3)))["spearman"] == pytest.approx(0.75**0.5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""The tables of docs/performance.md about searches; `table.py` prints them and puts them there."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+RECORDS = Path(__file__).parent / "records"
+ARMS = {"loop_ray": "a command a trial, Ray", "loop_process": "a command a trial, without Ray"}
+FASTER, BESIDE_S = 1.5, 8.0  # goals: of loop / sweep; of a trial's seconds beside its training
+SCALE = (
+    ("seconds a trial", "s_per_trial", 1.0, 3),
+    ("driver's CPU ms a trial", "driver_cpu_s_per_trial", 1e3, 0),
+    ("driver's memory: growth at the end, MB", "rss_growth_mb", 1.0, 0),
+    ("driver's memory: largest growth, MB", "peak_rss_growth_mb", 1.0, 0),
+    ("journal, kB", "journal_bytes", 1e-3, 0),
+    ("journal, files", "journal_files", 1.0, 0),
+    ("what Ray Tune wrote meanwhile, kB", "tune_bytes", 1e-3, 0),
+    ("files of it", "tune_files", 1.0, 0),
+    ("seconds from the last trial's end to the sweep's", "last_end_to_return_s", 1.0, 1),
+    ("ms to ask the sampler, last hundred", "ask_ms", 1.0, 0),
+    ("seconds to resume", "resume_s", 1.0, 2),
+    ("seconds to resume: reading the journal", "load_s", 1.0, 2),
+    ("seconds to resume: telling TPE", "sampler_s", 1.0, 2),
+    ("seconds to resume: telling ASHA", "scheduler_s", 1.0, 2),
+)
+"""What is shown of each sweep: title, key, factor, digits."""
+
+
+def search(records: Path = RECORDS) -> list[str]:
+    """A sweep beside the same trials run by hand, and the ways to run a trial."""
+    path = records / "search-cpu.json"
+    record = json.loads(path.read_text())
+    settings = record["settings"]
+    rows = [(_sweep(slots), arm) for slots, arm in record["sweeps"].items()]
+    rows += [(ARMS[name], arm) for name, arm in record["loops"].items()]
+    return [
+        f"{_measured(path, record)}; {settings['trials']} trials of {settings['epochs']} epochs, {record['data']}",
+        "",
+        "| | wall clock, s | training, s | share of the slots' time | s a trial beside training |",
+        "|---|---|---|---|---|",
+        *(f"| {title} | {_cost(arm)} |" for title, arm in rows),
+        "",
+        *_goals(record, sum(arm["teachers_computed"] for _, arm in rows)),
+        *_ways(record["starts"]),
+    ]
+
+
+def _sweep(slots: str) -> str:
+    return f"sweep, {slots} slot" + "s" * (slots != "1")
+
+
+def _cost(arm: dict[str, Any]) -> str:
+    slot_s, trained = arm["wall_s"] * arm.get("slots", 1), sum(arm["train_s"])
+    beside = (slot_s - trained) / len(arm["train_s"])
+    return f"{arm['wall_s']:.0f} | {trained:.0f} | {trained / slot_s:.2f} | {beside:.1f}"
+
+
+def _goals(record: dict[str, Any], computed: int) -> list[str]:
+    lines = ["| figure | goal | reached |", "|---|---|---|"]
+    for name, title in ARMS.items():
+        ratio = record["ratios"][f"{name} / sweep, 2 slots"]
+        reached = f"{ratio:.2f}" + ", missed" * (ratio < FASTER)
+        lines.append(f"| wall clock: {title} / sweep, 2 slots | ≥ {FASTER:g} | {reached} |")
+    for key, title in (("overhead_s", "training"), ("overhead_trials_s", "all that its own process does for it")):
+        seconds = record["sweeps"]["2"][key]
+        reached = f"{seconds:.1f}" + ", missed" * (seconds > BESIDE_S)
+        lines.append(f"| sweep, 2 slots: s a trial beside {title} | ≤ {BESIDE_S:g} | {reached} |")
+    return [*lines, f"| teachers computed in all of them, where one was there | 0 | {computed} |"]
+
+
+def _ways(starts: dict[str, Any]) -> list[str]:
+    if not starts:
+        return []
+    lines = ["", "| a trial runs in | first one: s to its first step | later ones | s beside training |"]
+    lines.append("|---|---|---|---|")
+    for way, found in starts.items():
+        steps, beside = found["first_step_s"], found["beside_s"]
+        later = f"{statistics.median(steps[1:]):.1f} | {statistics.median(beside[1:]):.1f}"
+        lines.append(f"| {way} | {steps[0]:.1f} | {later} |")
+    return lines
+
+
+def search_scale(records: Path = RECORDS) -> list[str]:
+    """What many trials cost beside the trials."""
+    path = records / "search-scale.json"
+    record = json.loads(path.read_text())
+    sweeps, last = record["sweeps"], record["sweeps"][-1]
+    heads = " | ".join(f"{sweep['trials']:,} trials" for sweep in sweeps)
+    hundreds = zip(last["hundreds_s"], last["hundreds_driver_cpu_s"], last["ask_ms"], strict=True)
+    return [
+        f"{_measured(path, record)}; {record['concurrent']} trials at a time, {record['epochs']} epochs each",
+        "",
+        f"| figure | {heads} | times |",
+        "|---|" + "---|" * (len(sweeps) + 1),
+        *(_grown(title, [_last(sweep[key]) for sweep in sweeps], *form) for title, key, *form in SCALE),
+        "",
+        f"| hundred of the {last['trials']:,} | seconds | driver's CPU seconds | ms to ask the sampler |",
+        "|---|---|---|---|",
+        *(f"| {number} | {s:.1f} | {cpu:.1f} | {ms:.0f} |" for number, (s, cpu, ms) in enumerate(hundreds, 1)),
+    ]
+
+
+def _last(value: Any) -> float:
+    return float(value[-1] if isinstance(value, list) else value)
+
+
+def _grown(title: str, values: list[float], scale: Any, digits: Any) -> str:
+    times = f"{values[-1] / values[0]:.1f}" if values[0] else ""
+    return f"| {title} | " + " | ".join(f"{scale * value:,.{digits}f}" for value in values) + f" | {times} |"
+
+
+def _measured(path: Path, record: dict[str, Any]) -> str:
+    hardware, versions = record["hardware"], record["versions"]
+    return (
+        f"`{path.name}`: {hardware['cpu']}, {hardware['cpus']} CPUs, torch {versions['torch']}, Ray {versions['ray']}"
+    )
