@@ -117,8 +117,8 @@ class Optuna:
             return self._study.ask()
 
     def _attributes(self, opened: optuna.trial.Trial) -> dict[str, Any]:
-        """What a sampler keeps with a trial: CMA-ES its population, TPE what it drew for the alternatives that the trial
-        has not taken. A resumed search would else go on otherwise."""
+        """What a sampler keeps with a trial, and a resumed search needs: CMA-ES its population, TPE what it drew for
+        the alternatives that the trial has not taken."""
         attributes = self._study._storage.get_trial(opened._trial_id).system_attrs
         return {key: value for key, value in attributes.items() if key.startswith(("cma", "tpe"))}
 

@@ -119,6 +119,9 @@ CASES = {
         searched({"space": LR}, student=None, objectives=None, teacher={"model": "own:net", "params": None}),
         "teacher.model (own:net)",
     ),
+    "keys in a tracking URI": Case(
+        searched({"mlflow": "http://me:secret@localhost:5000"}), "search.mlflow: keys stand in the URI"
+    ),
 }
 
 
@@ -127,20 +130,14 @@ def test_one_line_and_nothing_written(lab: Lab, name: str) -> None:
     said = refused(lab, CASES[name].changes, "--dry-run")
     assert CASES[name].said in said
     assert re.match(r"\S*tiny\.yaml:\d+: ", said), said
+    assert "secret" not in said
 
 
-@pytest.mark.parametrize(
-    "uri, said",
-    [
-        ("runs", "'runs' is no tracking URI"),
-        ("http://me:secret@localhost:5000", "keys stand in the URI"),
-    ],
-)
-def test_where_mlflow_is_to_be_sent_is_tried_before_a_run(lab: Lab, uri: str, said: str) -> None:
-    comparison = load_comparison(lab.write(searched({"mlflow": uri})))
-    with pytest.raises(ConfigError, match=said) as error:
+def test_where_mlflow_is_to_be_sent_is_tried_before_a_run(lab: Lab) -> None:
+    comparison = load_comparison(lab.write(searched({"mlflow": "runs"})))
+    with pytest.raises(ConfigError, match="'runs' is no tracking URI") as error:
         make_plan(comparison)
-    assert error.value.where == "search.mlflow" and "secret" not in str(error.value)
+    assert error.value.where == "search.mlflow"
     make_plan(comparison, dry=True)  # a laptop may not reach the cluster's
 
 
