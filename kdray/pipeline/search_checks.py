@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kdray.data.dataset import Dataset
-from kdray.errors import ConfigError
+from kdray.errors import ConfigError, KdrayError
 from kdray.experiment import Experiment
 from kdray.experiment.changes import with_changes
 from kdray.experiment.search_part import Search
@@ -19,6 +19,7 @@ from kdray.report.mlflow_export import check_mlflow
 from kdray.store import Store
 from kdray.tune.checks import check_space
 
+PROXY = "search.transfer.set"
 PIN = "Pin it: give teacher.weights, or teacher.train and teacher.data of its own"
 
 
@@ -56,8 +57,12 @@ def check_search(experiment: Experiment, opened: Opened) -> None:
     plain = experiment.model_copy(update={"search": None})
     proxy = plain
     if search.transfer is not None:
-        proxy = with_changes(plain, search.transfer.set, "search.transfer.set")
-        _look(proxy, opened)
+        _look(plain, opened)  # what is wrong with it is not the proxy's
+        proxy = with_changes(plain, search.transfer.set, PROXY)
+        try:
+            _look(proxy, opened)
+        except KdrayError as error:
+            raise ConfigError(error.problem, where=f"{PROXY}: {error.where}", fix=error.fix) from None
     taught = _teacher(proxy, opened)
 
     def check(trial: Experiment) -> None:

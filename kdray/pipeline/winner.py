@@ -46,4 +46,8 @@ def _copy(store: Store, source: str, target: str) -> None:
 def best_text(winner: Experiment, header: str) -> str:
     """best.yaml: the winner's experiment, under a header that says where it comes from."""
     named = winner.model_copy(update={"name": f"{winner.name}-best"})
-    return header + dump(named.model_dump(mode="json", exclude_unset=True, exclude={"search"}))
+    plain = named.model_dump(mode="json", exclude_unset=True, exclude={"search"})
+    if winner.teacher is not None and winner.teacher.train is not None:
+        # Whole: what is left out would be taken from `train`, which the search may have changed.
+        plain["teacher"]["train"] = winner.teacher.train.model_dump(mode="json")
+    return header + dump(plain)

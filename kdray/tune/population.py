@@ -61,6 +61,10 @@ class Population(Suggest):
         for trial in self._trials:
             if trial.get("adopting") is not None:  # a command that was killed in the middle of it
                 self._adopt(trial)
+        # Where a command was killed after the first of them was sent on, all had been decided.
+        horizon = max((trial["until"] for trial in self._alive()), default=0)
+        for trial in self._alive():
+            trial["until"] = horizon
         # Those that stopped within a generation finish it first.
         self._queue = deque(trial for trial in self._alive() if trial["epochs"] < trial["until"])
 
@@ -96,9 +100,12 @@ class Population(Suggest):
         """Exploit and explore, and queue everybody; False where nobody is left to train."""
         alive = self._alive()
         ready = [trial for trial in alive if self._now(trial) is not None]
-        ranked = sorted(ready, key=lambda trial: (self._now(trial), -trial["number"]), reverse=self._goal.mode == "max")
-        count = min(max(1, round(self._scheduler.quantile * len(ranked))), len(ranked) // 2)
-        best, worst = ranked[:count], ranked[len(ranked) - count :] if count else []
+        # A command that was killed here decided on some: of the worst, in this order.
+        decided = [trial for trial in ready if self._is_decided(trial)]
+        left = [trial for trial in ready if trial not in decided]
+        ranked = sorted(left, key=lambda trial: (self._now(trial), -trial["number"]), reverse=self._goal.mode == "max")
+        count = min(max(1, round(self._scheduler.quantile * len(ready))), len(ready) // 2)
+        best, worst = ranked[:count], ranked[len(ranked) - max(0, count - len(decided)) :]
         for trial in worst:
             rng = random.Random(f"{self._seed}/{trial['number']}/{trial['epochs']}")
             self._exploit(trial, rng.choice(best), rng)
@@ -107,6 +114,11 @@ class Population(Suggest):
             self._keep(trial)
         self._queue.extend(sorted(alive, key=lambda trial: trial["number"]))
         return bool(alive)
+
+    def _is_decided(self, trial: Trial) -> bool:
+        """Whether it has taken another's state, and not trained since."""
+        turn = trial["lineage"][-1]
+        return turn["from"] is not None and turn["from_epoch"] == trial["epochs"]
 
     def _now(self, trial: Trial) -> float | None:
         """The metric at the end of the generation."""

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -104,10 +105,14 @@ class TrialRun:
         self._ending = threading.Event()
         self._rows: list[dict[str, Any]] = []
         self._told = 0
-        self._epoch = 0
         self._started = time.time()
         self._thread = threading.Thread(target=self._work, args=(config,), name=f"trial-{self.number}", daemon=True)
         self._begun = False
+
+    @property
+    def _epoch(self) -> int:
+        """Epochs that are finished."""
+        return int(self._rows[-1][EPOCH]) if self._rows else 0
 
     def next(self) -> dict[str, Any]:
         """Let the thread go on, and wait for its next result."""
@@ -160,20 +165,28 @@ class TrialRun:
 
     def event(self, kind: str, values: dict[str, Any]) -> None:
         """As a listener of the training: hand on a finished epoch, and wait for what Ray Tune makes of it."""
-        if kind == "history":
-            self._rows = [dict(row) for row in values["rows"]]
-        elif kind == "epoch":
-            self._rows.append(dict(values))
-            self._epoch = int(values[EPOCH])
-            # The last epoch is told of when all is evaluated and written: a trial that is stopped there has no model.
-            if self._epoch < self.max_epochs:
-                waits = "waiting" if self._epoch == self.until else None
-                self._tell(ended="done" if self.work.goal.spent(self._rows) else waits)
+        if kind in ("history", "epoch"):
+            self._rows = [dict(row) for row in values["rows"]] if kind == "history" else [*self._rows, dict(values)]
+            ended = self._ended()
+            # What was trained by an earlier process is told with the next epoch, unless there is to be none.
+            if ended is not None or (kind == "epoch" and self._epoch < self.max_epochs):
+                self._tell(ended=ended)
                 self._wait()
         elif kind == "warning":
             self.outer.event("warning", {"text": f"trial {self.number}: {values['text']}"})
         elif kind == "balance":
             self.outer.event("balance", {"number": self.number, **values})
+
+    def _ended(self) -> str | None:
+        """The state in which this trial ends before its last epoch, None while it goes on.
+
+        The last epoch is told of when all is evaluated and written: a trial that is stopped there has no model.
+        """
+        if not 0 < self._epoch < self.max_epochs:
+            return None
+        if self.work.goal.spent(self._rows):
+            return "done"
+        return "waiting" if 0 < self.until <= self._epoch else None
 
     def stop_requested(self) -> bool:
         """Whether the command, or Ray Tune, wants this trial to save its state and stop."""
@@ -189,13 +202,13 @@ class TrialRun:
     def _tell(self, ended: str | None = None, **more: Any) -> None:
         rows, self._told = self._rows[self._told :], len(self._rows)
         told = {"rows": rows, "ended": ended, "wall_s": time.time() - self._started, **more}
-        last = self._rows[-1] if self._rows else {EPOCH: 0}
+        last = self._rows[-1] if self._rows else {}
         value = last.get(self.work.goal.metric)
-        result: dict[str, Any] = {TOLD: json.dumps(told), EPOCH: int(last[EPOCH])}
+        result: dict[str, Any] = {TOLD: json.dumps(told), EPOCH: self._epoch}
         if more.get("spoiled"):  # not done, nor anything that a scheduler would judge: the next step ends it
             self._results.put(result)
             return
-        if value is not None:
+        if value is not None and math.isfinite(value):
             result[OBJECTIVE] = float(value)
         if ended is not None:
             result["done"] = True

@@ -81,6 +81,7 @@ class Optuna:
         return new_trial(number, parameters, self.space.changes(parameters)) | {"sampler": self._attributes(opened)}
 
     def resume(self, trial: Trial) -> None:
+        self._study.sampler = optuna.samplers.RandomSampler()  # all is known: nothing is drawn, or noted with the trial
         self._study.enqueue_trial(trial["parameters"])
         opened = self._ask()
         sampling.ask(self.space, opened)
@@ -116,9 +117,10 @@ class Optuna:
             return self._study.ask()
 
     def _attributes(self, opened: optuna.trial.Trial) -> dict[str, Any]:
-        """What CMA-ES keeps with a trial: without it a resumed search would begin a new population."""
+        """What a sampler keeps with a trial, and a resumed search needs: CMA-ES its population, TPE what it drew for
+        the alternatives that the trial has not taken."""
         attributes = self._study._storage.get_trial(opened._trial_id).system_attrs
-        return {key: value for key, value in attributes.items() if key.startswith("cma")}
+        return {key: value for key, value in attributes.items() if key.startswith(("cma", "tpe"))}
 
     def _steps(self, trial: Trial) -> dict[int, float]:
         values = {int(row["epoch"]): row.get(self.goal.metric) for row in self.goal.counted(trial["history"])}

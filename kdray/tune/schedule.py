@@ -32,14 +32,22 @@ def make_scheduler(scheduler: Scheduler, mode: str, max_epochs: int) -> TrialSch
             stop_last_trials=False,  # a trial ends by itself, with its model written
         )
     if scheduler.type == "median":
-        return MedianStoppingRule(
-            **shared, grace_period=scheduler.grace_epochs, min_samples_required=scheduler.min_trials
-        )
+        return Median(**shared, grace_period=scheduler.grace_epochs, min_samples_required=scheduler.min_trials)
     if scheduler.type == "hyperband":
         return HyperBandScheduler(
             **shared, max_t=max_epochs, reduction_factor=scheduler.reduction, stop_last_trials=False
         )
     return FIFOScheduler()
+
+
+class Median(MedianStoppingRule):
+    """Lets a trial go on while there are too few others to compare it with.
+
+    Ray Tune's own pauses it as soon as another waits for a place: each epoch would cost a start from the checkpoint.
+    """
+
+    def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        return TrialScheduler.CONTINUE
 
 
 def remember(scheduler: TrialScheduler, ended: Iterable[Trial], unfinished: Iterable[Trial], metric: str) -> None:

@@ -20,6 +20,7 @@ FOLDER = Path(kdray.__file__).parents[1] / "experiments"
 ALL = sorted(FOLDER.rglob("*.yaml"))
 WHOLE = [path for path in ALL if path.parent.name != "base"]
 SINGLE = [path for path in WHOLE if not load_comparison(path).has_variants]
+SEARCHES = [path for path in SINGLE if load_comparison(path).first.search is not None]
 CIFAR_PAIRS = {
     "wrn_40_2-wrn_16_2",
     "wrn_40_2-wrn_40_1",
@@ -118,7 +119,16 @@ def test_a_dry_run_plans_it(path: Path, workplace: Path, monkeypatch: pytest.Mon
     assert sorted(workplace.rglob("*")) == before
 
 
-@pytest.mark.parametrize("path", SINGLE, ids=named)
+@pytest.mark.parametrize("path", SEARCHES, ids=named)
+def test_the_small_version_of_a_search_is_planned(path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trials need Ray; that they run is tested with a cluster."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    done = command(path, "--smoke", "--dry-run")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("path", [path for path in SINGLE if path not in SEARCHES], ids=named)
 def test_a_smoke_run_needs_no_network(path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

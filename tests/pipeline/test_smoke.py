@@ -147,3 +147,34 @@ def test_a_stand_in_of_few_classes(tmp_path: Path) -> None:
     dataset = open_dataset(made.data.model_copy(update={"classes": 3, "eval_transform": [], "augment": []}))
     assert dataset.num_classes == 3 and dataset.labels is not None
     assert set(dataset.labels.tolist()) == {0, 1, 2}
+
+
+SEARCH: dict[str, Any] = {
+    "space": {
+        "objectives.kd.weight": "uniform(0.1, 2)",
+        "train.batch": [256, 512],
+        "train.optimizer.lr": "loguniform(0.01, 1)",
+    },
+    "trials": 64,
+    "scheduler": "asha",
+    "at": {"epochs": 30},
+    "transfer": {"set": {"train.epochs": 20}},
+}
+
+
+def test_a_search_is_a_few_trials_of_the_small_experiment() -> None:
+    made = small({"search": SEARCH})
+    search = made.experiment.search
+    assert search is not None and search.own_space is not None
+    assert (search.trials, search.scheduler.type, search.transfer) == (3, "asha", None)
+    assert search.at is not None and search.at.epochs == made.experiment.train.epochs == 2
+    assert search.own_space.names() == ["objectives.kd.weight", "train.optimizer.lr"]
+    said = [note for note in made.notes if note.startswith("search: ")]
+    assert len(said) == 2 and "no proxy" in said[0] and "train.batch" in said[1]
+
+
+def test_a_small_search_stays_as_it_is() -> None:
+    search = small({"search": {"trials": 2, "at": {"epochs": 1}}}).experiment.search
+    assert search is not None
+    assert (search.trials, search.space) == (2, "default")
+    assert search.at is not None and search.at.epochs == 1
