@@ -21,8 +21,9 @@ from tests.conftest import S3
 SEARCH = {
     "space": {"train.optimizer.lr": "loguniform(0.0005, 0.005)"},
     "trials": 4,
+    "searcher": {"type": "random", "seed": 6},  # two rates far above two others, and both of these then go higher still
     "scheduler": {"type": "pbt", "every_epochs": 2, "quantile": 0.5, "resample": 0},
-    "metric": "val/nll",
+    "metric": "loss/total",
     "concurrent": 2,
 }
 
@@ -57,14 +58,12 @@ def test_population_on_s3_interrupted(joined: Place, s3: S3, monkeypatch: pytest
             assert row["lr"] <= holds["parameters"]["train.optimizer.lr"] * 1.0001
     for number in children:
         donor = after[after[number]["lineage"][-1]["from"]]
-        assert [row["val/nll"] for row in after[number]["history"][:2]] == [
-            row["val/nll"] for row in donor["history"][:2]
-        ]
+        assert after[number]["history"][:2] == donor["history"][:2]
 
     # The winner as a plain experiment, in one process and in another store.
     run = run_record(store)
     won = after[run["search"]["best"]]
-    assert won["number"] in children, "the seed was chosen so that a child wins"
+    assert won["number"] in children and won["best_epoch"] == 4
     best = joined.folder / "best.yaml"
     best.write_text(Store(store).read_bytes(f"runs/{run['run_id']}/best.yaml").decode())
     (phase,) = yaml.safe_load(best.read_text())["phases"]
@@ -80,7 +79,7 @@ def test_population_on_s3_interrupted(joined: Place, s3: S3, monkeypatch: pytest
     (alone,) = Path("alone/artifacts").glob("student-*/record.json")
     mine = Store("alone").read_json(str(alone).removeprefix("alone/"))
     its = Store(won["artifact"]).read_json("record.json")
-    columns = ("val/nll", "val/top1", "lr")
+    columns = ("loss/total", "val/nll", "val/top1", "lr")
     for one, two in zip(mine["history"], its["history"], strict=True):
         assert [one[name] for name in columns] == [two[name] for name in columns]
     assert [mine[name] for name in ("test", "test_best")] == [its[name] for name in ("test", "test_best")]
