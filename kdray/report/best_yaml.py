@@ -18,7 +18,7 @@ def best_header(search: dict[str, Any], record: dict[str, Any]) -> str:
     if search["best"] is None:
         raise ValueError("the search has no best trial")
     best = best_of(search)
-    epochs = (search.get("transfer") or search)["max_epochs"]
+    epochs = (search.get("transfer") or {}).get("max_epochs") or search["max_epochs"]
     of = f" of {epochs}" if epochs else ""
     where = " on validation images (test images took no part)" if search["metric"].startswith("val/") else ""
     lines = [

@@ -80,7 +80,7 @@ def search_remarks(search: dict[str, Any]) -> list[str]:
 
 def best_of(search: dict[str, Any]) -> dict[str, Any]:
     """The winner's trial: with a proxy, that on the whole experiment."""
-    trials = (search.get("transfer") or search)["trials"]
+    trials = (search.get("transfer") or {}).get("trials") or search["trials"]
     (best,) = [trial for trial in trials if trial["number"] == search["best"]]
     return best
 

@@ -120,7 +120,7 @@ def test_the_metric_must_be_measured():
         search(data={"source": "digits", "validation": 0})
     assert search({"metric": "loss/total"}, data={"source": "digits", "validation": 0}).mode == "min"
     train = BASE["train"] | {"eval_every": 0}
-    with pytest.raises(ConfigError, match=r"search\.scheduler: asha compares val/top1 between epochs"):
+    with pytest.raises(ConfigError, match=r"search\.scheduler: asha compares val/top1 of every epoch"):
         search({"scheduler": "asha"}, train=train)
     assert search({}, train=train).metric == "val/top1"
 

@@ -8,7 +8,7 @@ import yaml
 from kdray.report.best_yaml import best_header
 from tests.report.searches import facts, trial
 
-RECORD = {"name": "cifar\nx: 1", "uri": "s3://bucket/runs/runs/cifar-0011/record.json"}
+RECORD = {"name": "cifar\nx: 1", "seed": 0, "uri": "s3://bucket/runs/runs/cifar-0011/record.json"}
 
 
 def test_it_says_what_was_found_and_stays_a_comment() -> None:
