@@ -1,7 +1,7 @@
 """New points of a space: drawn at random, one after the other from a grid, or by Optuna from what is known.
 
 What a sampler asks is a function of the seed, the trial's number and what it was told before: a resumed search goes on
-as if it had never stopped.
+as if it had never stopped (CMA-ES as from what it knows).
 """
 
 from __future__ import annotations
@@ -67,14 +67,15 @@ class Optuna:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.seed, self.goal = space, seed, goal
         self._make = _maker(searcher)
+        self._earlier: list[optuna.trial.FrozenTrial] = []
         self._study = optuna.create_study(
-            direction="maximize" if goal.mode == "max" else "minimize", sampler=self._make(seed)
+            direction="maximize" if goal.mode == "max" else "minimize", sampler=self._make(seed, [])
         )
         self._open: dict[int, optuna.trial.Trial] = {}
 
     def ask(self, number: int) -> Trial | None:
         # A sampler of its own for every number: nothing depends on how many draws came before in this process.
-        self._study.sampler = self._make(random.Random(f"{self.seed}/{number}").getrandbits(32))
+        self._study.sampler = self._make(random.Random(f"{self.seed}/{number}").getrandbits(32), self._earlier)
         opened = self._ask()
         parameters = sampling.ask(self.space, opened)
         self._open[number] = opened
@@ -100,16 +101,17 @@ class Optuna:
                 opened.report(each, epoch)
             self._study.tell(opened, value, state=state)
             return
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                state=state,
-                value=value,
-                params=trial["parameters"],
-                distributions=sampling.distributions(self.space, trial["parameters"]),
-                intermediate_values=steps,
-                system_attrs=trial.get("sampler", {}),
-            )
+        known = optuna.trial.create_trial(
+            state=state,
+            value=value,
+            params=trial["parameters"],
+            distributions=sampling.distributions(self.space, trial["parameters"]),
+            intermediate_values=steps,
+            system_attrs=trial.get("sampler", {}),
         )
+        self._study.add_trial(known)
+        if state == STATES["done"]:
+            self._earlier.append(known)
 
     def _ask(self) -> optuna.trial.Trial:
         with warnings.catch_warnings():
@@ -117,26 +119,30 @@ class Optuna:
             return self._study.ask()
 
     def _attributes(self, opened: optuna.trial.Trial) -> dict[str, Any]:
-        """What a sampler keeps with a trial, and a resumed search needs: CMA-ES its population, TPE what it drew for
-        the alternatives that the trial has not taken."""
+        """What TPE keeps with a trial, and a resumed search needs: what it drew for alternatives that were not taken.
+
+        CMA-ES keeps a pickle, which is not to be read back from a store. It begins a population anew, where the best
+        of the trials before lie.
+        """
         attributes = self._study._storage.get_trial(opened._trial_id).system_attrs
-        return {key: value for key, value in attributes.items() if key.startswith(("cma", "tpe"))}
+        return {key: value for key, value in attributes.items() if key.startswith("tpe")}
 
     def _steps(self, trial: Trial) -> dict[int, float]:
         values = {int(row["epoch"]): row.get(self.goal.metric) for row in self.goal.counted(trial["history"])}
         return {epoch: float(value) for epoch, value in values.items() if value is not None}
 
 
-def _maker(searcher: Searcher) -> Callable[[int], optuna.samplers.BaseSampler]:
-    """A function from a seed to Optuna's sampler."""
+def _maker(searcher: Searcher) -> Callable[[int, list[optuna.trial.FrozenTrial]], optuna.samplers.BaseSampler]:
+    """A function from a seed, and the trials of earlier commands, to Optuna's sampler."""
 
-    def make(seed: int) -> optuna.samplers.BaseSampler:
+    def make(seed: int, earlier: list[optuna.trial.FrozenTrial]) -> optuna.samplers.BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if searcher.type == "gp":
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=searcher.startup)
             if searcher.type == "cma_es":
-                return optuna.samplers.CmaEsSampler(seed=seed)
+                known = earlier or None
+                return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=searcher.startup, source_trials=known)
             return optuna.samplers.TPESampler(
                 seed=seed,
                 n_startup_trials=searcher.startup,

@@ -40,7 +40,6 @@ KINDS = [
     ("tpe", MIXED),
     ("tpe", CONDITIONAL),
     ("gp", FEW),
-    ("cma_es", NUMBERS),
 ]
 GOALS = {"max": Goal("val/top1"), "min": Goal("val/top1", "min")}
 SAMPLED = {"tpe": {"startup": 3}, "gp": {"startup": 3}}
@@ -165,6 +164,28 @@ def test_what_is_told_is_learned_from(kind: str, mode: str) -> None:
         asked.tell(trial | {"state": "done"})
     late = weights[-4 if kind == "gp" else -12 :]
     assert sum(abs(weight - 0.3) for weight in late) / len(late) < 0.3  # of uniform draws the mean is 0.745
+
+
+def test_cma_es_goes_on_where_the_best_were_and_leaves_no_pickle() -> None:
+    space = parse_space({WEIGHT: "uniform(0, 2)", "objectives.rkd.weight": "uniform(0, 2)"})
+
+    def run(asked: Sampler, numbers: range) -> list[Trial]:
+        trials = []
+        for number in numbers:
+            trial = asked.ask(number)
+            assert trial is not None and trial["sampler"] == {}
+            value = -abs(trial["parameters"][WEIGHT] - 0.3)
+            take_rows(trial, [{"epoch": 1, "val/top1": value, "seconds": 1.0}], GOALS["max"])
+            trials.append(trial | {"state": "done"})
+            asked.tell(trials[-1])
+        return trials
+
+    before = run(sampler("cma_es", space), range(30))
+    again = sampler("cma_es", space)
+    for trial in json.loads(json.dumps(before)):
+        again.tell(trial)
+    weights = [trial["parameters"][WEIGHT] for trial in run(again, range(30, 42))]
+    assert sum(abs(weight - 0.3) for weight in weights) / len(weights) < 0.4  # of uniform draws the mean is 0.745
 
 
 def test_a_trial_that_never_had_a_value_is_told_as_failed() -> None:
