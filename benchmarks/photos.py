@@ -14,8 +14,8 @@ import argparse
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -75,9 +75,8 @@ def make(folder: Path, count: int, seed: int, data: str | None, processes: int =
         return target
     part = target.with_name(f"{target.name}.part-{os.getpid()}")
     part.mkdir(parents=True)
-    with get_context("fork").Pool(processes) as pool:
-        encoded = pool.imap(partial(photo, seed=seed, originals=originals), range(count), chunksize=64)
-        for number, jpeg in enumerate(encoded):
+    with ThreadPoolExecutor(processes) as pool:  # numpy and OpenCV let go of the interpreter; a fork may never end
+        for number, jpeg in enumerate(pool.map(partial(photo, seed=seed, originals=originals), range(count))):
             (part / f"{number:06d}.jpg").write_bytes(jpeg)
     part.rename(target)
     return target

@@ -226,19 +226,25 @@ def size(folder: Path) -> tuple[int, int]:
     return total, files
 
 
+def scratches() -> list[Path]:
+    """Where Ray Tune keeps its own state while a sweep runs."""
+    return list(Path(tempfile.gettempdir()).glob("kdray-tune-*"))
+
+
 def measure(trials: int, concurrent: int) -> dict[str, Any]:
     """One sweep, looked at from outside, and a resume from what it left."""
     with tempfile.TemporaryDirectory(prefix="kdray-bench-") as folder:
         root, out = Path(folder, FOLDER), Path(folder, "out")
         common = [sys.executable, __file__, "--concurrent", str(concurrent), "--folder", folder]
         peak, tune, look_s = 0, (0, 0), 0.0
+        others = set(scratches())
         with out.open("w") as printed:
             process = subprocess.Popen([*common, "--sweep", str(trials)], stdout=printed)
         while process.poll() is None:
             time.sleep(POLL_S)
             peak = max(peak, rss_kib(process.pid))
             if time.monotonic() > look_s:
-                parts = [size(each) for each in root.glob("tune-*")] if root.exists() else []
+                parts = [size(each) for each in scratches() if each not in others]
                 tune = max([tune, *parts])
                 look_s = time.monotonic() + LOOK_S
         if process.returncode:
