@@ -15,13 +15,18 @@ from typing import Any
 
 import pyarrow.fs
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import HyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper, Stopper
 
 from kdray.store import Store, open_uri
+from kdray.train.environment import STORAGE_CREDENTIALS
 
 FOLDER = "tune-"
+# Ray Tune would put these into the runtime environment of every trial, which Ray shows to everyone and logs. A trial's
+# process has them as any other of the job has: see `kdray.train.environment.storage_credentials`.
+KEYS = (*STORAGE_CREDENTIALS, "AWS_SECURITY_TOKEN")
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no metric
@@ -55,6 +60,7 @@ def fit(
         os.environ.setdefault(key, value)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most_pending)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS)
     with scratch as (filesystem, path):
         tuner = tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
