@@ -60,7 +60,7 @@ def fit(
         os.environ.setdefault(key, value)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most_pending)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS)
+    keep_keys_out()
     with scratch as (filesystem, path):
         tuner = tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
@@ -84,6 +84,11 @@ def fit(
             ),
         )
         tuner.fit()
+
+
+def keep_keys_out() -> None:
+    """Have Ray Tune leave the storage's keys out of what it tells Ray of trials."""
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS)
 
 
 @contextlib.contextmanager
