@@ -16,7 +16,9 @@ FORTY_MINUTES_S = 2400.0  # it takes a tenth of that on two quiet cores
 FOLDER = REPOSITORY / "experiments"
 # To start a stage's workers takes longer than all that they do, and Ray does not see what tells most files apart: their
 # networks and objectives. These go through it: a teacher with objectives of its own, one without a classifier, streams.
-ON_RAY = {"quickstart", "cifar100_clmkd", "cifar100_intra_class", "cifar100_ssl_teacher", "imagenet_clmkd"}
+# And a search, which has no other way; of those, one does.
+SEARCH = "cifar100_search_clmkd"
+ON_RAY = {"quickstart", "cifar100_clmkd", "cifar100_intra_class", "cifar100_ssl_teacher", "imagenet_clmkd", SEARCH}
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "base")
 
 
@@ -51,13 +53,20 @@ def sample() -> dict[Path, list[str]]:
 
 def teachers(path: Path, variants: list[str]) -> list[str]:
     """The teachers alone, made without Ray."""
-    return [*selection(path, variants), "--set", "student=null", "--set", "cluster.workers=0"]
+    without = ["student=null", "cluster.workers=0", *(["search=null"] if load_comparison(path).first.search else [])]
+    return [*selection(path, variants), *sets(without)]
 
 
 def arguments(path: Path, variants: list[str]) -> list[str]:
-    alone = ["--set", "student.alone=false"] if load_comparison(path).experiments[variants[0]].student else []
-    where = [] if path.stem in ON_RAY else ["--set", "cluster.workers=0"]
-    return [*selection(path, variants), *alone, *where]  # cross-entropy alone is a variant's
+    one = load_comparison(path).experiments[variants[0]]
+    alone = ["student.alone=false"] if one.student else []  # cross-entropy alone is a variant's
+    search = ["search=null"] if one.search and path.stem != SEARCH else []
+    where = [] if path.stem in ON_RAY else ["cluster.workers=0"]
+    return [*selection(path, variants), *sets([*alone, *search, *where])]
+
+
+def sets(changes: list[str]) -> list[str]:
+    return [part for change in changes for part in ("--set", change)]
 
 
 def selection(path: Path, variants: list[str]) -> list[str]:
