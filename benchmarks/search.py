@@ -30,7 +30,7 @@ EXPERIMENT = """
 name: bench
 seed: 0
 data: {data}
-teacher: {{model: resnet20, train: {{epochs: 2}}}}
+teacher: {{model: resnet20, train: {{epochs: 2, optimizer: {{lr: 0.05}}}}}}
 student: {{model: resnet8}}
 objectives: {{ce: {{}}, kd: {{}}}}
 train: {{epochs: {epochs}, batch: 64, optimizer: {{lr: 0.05}}}}

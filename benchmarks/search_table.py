@@ -7,6 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from kdray.report.matrix_table import markdown
+
 RECORDS = Path(__file__).parent / "records"
 ARMS = {"loop_ray": "a command a trial, Ray", "loop_process": "a command a trial, without Ray"}
 FASTER, BESIDE_S = 1.5, 8.0  # goals: of loop / sweep; of a trial's seconds beside its training
@@ -101,6 +103,29 @@ def search_scale(records: Path = RECORDS) -> list[str]:
         "|---|---|---|---|",
         *(f"| {number} | {s:.1f} | {cpu:.1f} | {ms:.0f} |" for number, (s, cpu, ms) in enumerate(hundreds, 1)),
     ]
+
+
+def search_results(records: Path = RECORDS) -> list[str]:
+    """What the searches of experiments/cifar100_search_*.yaml found, and what it is worth on test beside defaults."""
+    path = records / "cifar100_search_compared.json"
+    record = json.loads(path.read_text())
+    lines = [_measured(path, record), "", *_searches(records), ""]
+    return lines + [line for line in markdown(record).splitlines() if line.startswith("| ")]
+
+
+def _searches(records: Path) -> list[str]:
+    heads = ("search", "trials", "stopped early", "epochs", "minutes", "best on validation", "median of whole trials")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name in ("cifar100_search_clmkd", "cifar100_search_mcld"):
+        found = json.loads((records / f"{name}.json").read_text())["search"]
+        trials = found["trials"]
+        whole = statistics.median(trial["value"] for trial in trials if trial["state"] == "done")
+        epochs = sum(trial["epochs"] for trial in trials)
+        cells = [name, len(trials), sum(trial["state"] == "stopped" for trial in trials)]
+        cells += [f"{epochs} of {len(trials) * found['max_epochs']}", f"{found['wall_s'] / 60:.0f}"]
+        cells += [f"{100 * trials[found['best']]['value']:.2f} (trial {found['best']})", f"{100 * whole:.2f}"]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return lines
 
 
 def _last(value: Any) -> float:

@@ -6,11 +6,13 @@ python benchmarks/table.py performance            # docs/performance.md
 python benchmarks/table.py data                   # docs/performance.md, the data path
 python benchmarks/table.py search                 # docs/performance.md, a sweep beside a loop of commands
 python benchmarks/table.py search_scale           # docs/performance.md, a thousand trials
+python benchmarks/table.py search_results         # docs/search-results.md
 python benchmarks/table.py killed_job             # docs/streaming.md
 python benchmarks/table.py objectives             # docs/objectives.md
 python benchmarks/table.py gradient_relation      # docs/methods/clmkd.md
 
-With `--into PAGE` the tables that stand in that page under the records' names are replaced: search and search_scale.
+With `--into PAGE` the tables that stand in that page under the records' names are replaced: search, search_scale and
+search_results.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from search_table import search, search_scale
+from search_table import search, search_results, search_scale
 
 RECORDS = Path(__file__).parent / "records"
 
@@ -274,6 +276,7 @@ TABLES = {
     "data": data,
     "search": search,
     "search_scale": search_scale,
+    "search_results": search_results,
     "killed_job": killed_job,
     "objectives": objectives,
     "gradient_relation": gradient_relation,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from kdray.experiment import load_comparison
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -30,6 +33,7 @@ def table_module() -> ModuleType:
         ("data", "performance"),
         ("killed_job", "streaming"),
         ("objectives", "objectives"),
+        ("search_results", "search-results"),
     ],
 )
 def test_tables_are_those_of_the_records(name: str, page: str) -> None:
@@ -41,6 +45,19 @@ def test_tables_are_those_of_the_records(name: str, page: str) -> None:
 def test_the_forms_that_were_tried_are_those_of_the_records() -> None:
     table = "\n".join(table_module().gradient_relation())
     assert table.count("\n") > 5 and table in (ROOT / "docs" / "methods" / "clmkd.md").read_text()
+
+
+@pytest.mark.parametrize("method", ["clmkd", "mcld"])
+def test_what_was_compared_is_what_the_searches_found(method: str) -> None:
+    records = ROOT / "benchmarks" / "records"
+    search = json.loads((records / f"cifar100_search_{method}.json").read_text())["search"]
+    compared = load_comparison(ROOT / "experiments" / "cifar100_search_compared.yaml").experiments
+    best = load_comparison(records / f"cifar100_search_{method}-best.yaml").first
+    for path, value in search["trials"][search["best"]]["changes"].items():
+        _, _, part, key = path.split(".")
+        assert best.objectives[method][part][key] == value, path
+    for seed in range(3):
+        assert compared[f"{method}_found.seed{seed}"].objectives == best.objectives
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
