@@ -6,7 +6,7 @@
 A teacher is trained once, before; every arm begins with a copy of the store that it lies in. The sweeps are one command
 each, on one and two slots of a core; the loops are a command for each trial, with and without Ray, on all cores. Wall
 clock is that of the commands. `search_starts.py` then compares the ways to run a trial. The data are the handwritten
-digits, or shards: `--data TRAIN --set teacher.weights=URI --set train.epochs=2`.
+digits, or shards: `--data TRAIN --set teacher.weights=URI --epochs 2`.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def main() -> None:
     found = measure(args)
     from kdray.pipeline.record import commit, hardware, now, versions
 
-    settings = {key: getattr(args, key) for key in ("trials", "epochs", "starts")}
+    settings = {key: getattr(args, key) for key in ("trials", "epochs", "starts", "data", "set")}
     record = {
         "command": "benchmarks/search.py",
         "data": "shards" if args.data else "scikit-learn's handwritten digits",

@@ -5,7 +5,8 @@
 
 Each count of trials is a sweep of its own, in a process and a Ray cluster of its own: TPE over six parameters, ASHA,
 16 trials at a time, processes reused, the view of a job's log. Nobody is stopped early, so that the work is equal. The
-driver is looked at from outside; then another process takes the journal as a resumed search does.
+driver is looked at from outside (Ray's own processes are not); then another process takes the journal as a resumed
+search does.
 """
 
 from __future__ import annotations
@@ -44,13 +45,20 @@ SPACE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Nothing(Work):
-    """Trials that report and do nothing."""
+    """Trials that report and do nothing, once as many `processes` are there as run at a time: `there` is a folder of
+    theirs. One would be through with many trials before the next had started."""
+
+    there: Path
+    processes: int
 
     def stage(self, config: Mapping[str, Any]) -> Any:
         raise KdrayError("trials that do nothing have no stage")
 
     def run(self, config: Mapping[str, Any], run: Any) -> dict[str, Any]:
         run.max_epochs = EPOCHS
+        (self.there / str(os.getpid())).touch()
+        while len(os.listdir(self.there)) < self.processes:
+            time.sleep(POLL_S)
         rows = []
         for epoch in range(1, EPOCHS + 1):
             value = (int(config["number"]) * 37 % 101 + epoch) / 110
@@ -122,6 +130,8 @@ def sweep(trials: int, concurrent: int, folder: str) -> dict[str, Any]:
     goal, searcher, scheduler, space = asked()
     connected()
     store, shares = Store(folder), Shares(CPUS, 0.0)
+    there = Path(folder, "processes")
+    there.mkdir()
     sampler = Timed(make_sampler(searcher, space, 0, goal))
     journal = Journal(store, FOLDER)
     ends: list[tuple[float, float]] = []
@@ -139,10 +149,12 @@ def sweep(trials: int, concurrent: int, folder: str) -> dict[str, Any]:
         SweepView(Console(file=nowhere), goal.metric, goal.mode, trials, EPOCHS) as view,
     ):
         done = Sweep(
-            work=Nothing(goal=goal, cluster=cluster, shares=shares, seen_by={}),
+            work=Nothing(
+                goal=goal, cluster=cluster, shares=shares, seen_by={}, there=there, processes=min(concurrent, trials)
+            ),
             goal=goal,
             sampler=sampler,
-            slots=Slots(cluster, shares, concurrent),
+            slots=Slots(cluster, shares, concurrent, most=trials),
             journal=journal,
             store=store,
             folder=FOLDER,
@@ -177,6 +189,7 @@ def sweep(trials: int, concurrent: int, folder: str) -> dict[str, Any]:
             1e3 * statistics.mean(sampler.tell_s[at : at + STEP]) for at in range(0, max(STEP, trials - STEP + 1), STEP)
         ],
         "rss_growth_mb": (rss - before_kib) * 1024 / 1e6,
+        "processes": len(os.listdir(there)),
     }
 
 
@@ -249,7 +262,7 @@ def measure(trials: int, concurrent: int) -> dict[str, Any]:
                 look_s = time.monotonic() + LOOK_S
         if process.returncode:
             raise SystemExit(f"the sweep of {trials} trials ended with {process.returncode}")
-        first, *_, last = out.read_text().splitlines()
+        first, *_, last = (line for line in out.read_text().splitlines() if line.startswith("{"))  # Ray prints too
         found = json.loads(last)
         found["peak_rss_growth_mb"] = max(0, peak - json.loads(first)["rss_kib"]) * 1024 / 1e6
         journal_bytes, journal_files = size(root / "trials")

@@ -31,6 +31,8 @@ def table_module() -> ModuleType:
         ("methods", "results"),
         ("performance", "performance"),
         ("data", "performance"),
+        ("search", "performance"),
+        ("search_scale", "performance"),
         ("killed_job", "streaming"),
         ("objectives", "objectives"),
         ("search_results", "search-results"),

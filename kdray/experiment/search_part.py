@@ -103,7 +103,8 @@ def _map_of_changes(value: Any) -> dict[str, Any]:
 
 
 class Transfer(Part):
-    """Search on a proxy: `set` is laid over the experiment of every trial; the best `check` are then run without it."""
+    """Search on a proxy: `set` is laid over the experiment of every trial. `check` of them, the best half and others of
+    all ranks, are then run without it, and the best of those is the winner."""
 
     set: Annotated[dict[str, Any], PlainValidator(_map_of_changes)]
     check: Count = Field(default=4, json_schema_extra=OPERATIONAL)
@@ -148,6 +149,16 @@ class Search(Part):
         metric = value.get("metric")
         least = isinstance(metric, str) and (metric in LEAST or metric.startswith("loss/"))
         return {**value, "mode": "min"} if least else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _searcher_of_hyperband(cls, value: Any) -> Any:
+        # Its brackets are filled before any trial ends: nothing could be learned.
+        if not isinstance(value, Mapping) or value.get("searcher") is not None:
+            return value
+        asked = _by_type(value.get("scheduler"))
+        brackets = isinstance(asked, Mapping) and asked.get("type") == "hyperband"
+        return {**value, "searcher": "random"} if brackets else value
 
     @model_validator(mode="after")
     def _metric_is_known(self) -> Search:

@@ -12,7 +12,7 @@ from kdray.errors import ConfigError
 from kdray.experiment import set_path
 from kdray.experiment.phases_part import OF_TRAIN
 from kdray.models.outputs import ModelInfo, Outputs
-from kdray.objectives.combine import ObjectiveSet
+from kdray.objectives.combine import LossReport, ObjectiveSet
 from kdray.objectives.contract import Setup, StepInfo, Targets
 from kdray.objectives.handover import FIX, Difference, difference
 from kdray.pipeline.phases import key_in_phase, named_in_phase
@@ -54,12 +54,24 @@ def _culprit(spec: StageSpec, number: int, found: Difference, student: ModelInfo
     return key_in_phase(number, changes, f"objectives.{found.objective}")
 
 
+def loss_names(spec: StageSpec, student: ModelInfo, teacher: ModelInfo | None) -> list[str]:
+    """Names of the losses that the history of this training has, `total` last."""
+    names: dict[str, None] = {}
+    for objectives in (spec.objectives, *(phase.objectives for phase in spec.phases)):
+        names |= dict.fromkeys(_step(replace(spec, objectives=objectives), student, teacher)[1].parts)
+    return [*names, "total"]
+
+
 def dry_step(spec: StageSpec, student: ModelInfo, teacher: ModelInfo | None) -> ObjectiveSet:
     """Run the objectives once on random outputs of the networks' shapes, with banks for a handful of samples.
 
     Raises:
         ConfigError: an objective that does not fit the networks or the data.
     """
+    return _step(spec, student, teacher)[0]
+
+
+def _step(spec: StageSpec, student: ModelInfo, teacher: ModelInfo | None) -> tuple[ObjectiveSet, LossReport]:
     assert spec.train is not None
     classes, rows = spec.dataset.num_classes, 4
     labels = np.arange(PROBE_SAMPLES, dtype=np.int64) % min(classes, PROBE_SAMPLES // 4)
@@ -85,8 +97,7 @@ def dry_step(spec: StageSpec, student: ModelInfo, teacher: ModelInfo | None) -> 
     ]
     outputs = [_random_outputs(info, rows * spec.data.views) if info else None for info in (student, teacher)]
     assert outputs[0] is not None
-    objectives(targets, outputs[0], outputs[1], heads[0], heads[1], middle)
-    return objectives
+    return objectives, objectives(targets, outputs[0], outputs[1], heads[0], heads[1], middle)
 
 
 def _random_outputs(info: ModelInfo, rows: int) -> Outputs:

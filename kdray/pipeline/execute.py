@@ -54,6 +54,10 @@ def run_plan(
         for stage, _ in plan.stages:
             on_stage(replace(stage, done=True))
             _check_floor(plan, stage, results[stage.name])
+        matrix = plan.comparison.matrix
+        if matrix is not None and before.get("matrix") != matrix.plain():  # another baseline, other published numbers
+            before |= {"matrix": matrix.plain(), "experiment": plan.comparison.plain()}
+            write_record(store, before)
         return before | {"stages": [result | {"reused": True} for result in before["stages"]]}
     record = start_record(plan, command or [])
     folder = f"{RUNS}/{plan.run_id}"
@@ -112,9 +116,14 @@ def _finished_before(plan: Plan) -> dict[str, Any] | None:
 
 
 def _search_ended(experiment: Experiment, search: Search, record: dict[str, Any]) -> bool:
-    """Whether the run of `record` made all trials that `search` asks for by now, or had no more time for them."""
+    """Whether the run of `record` made all trials that `search` asks for by now, or had no more time for them, ran as
+    many in full as it asks for, and told MLflow."""
     made = record.get("search")
     if made is None:
+        return False
+    if search.mlflow is not None and made.get("mlflow_uri") != search.mlflow:
+        return False
+    if search.transfer is not None and (made["transfer"] or {}).get("check", 0) < search.transfer.check:
         return False
     late = made["out_of_time"] and made["max_hours"] == search.max_hours
     return late or sum(trial["state"] in ENDED for trial in made["trials"]) >= search.wanted(space_of(experiment))
@@ -137,13 +146,22 @@ class _Execution:
         if self.plan.comparison.matrix is not None:
             self._matrix()
             return
-        for planned, sizes in self.plan.stages:
-            stage = planned
-            if self.plan.comparison.first.search is not None and stage is self.plan.stages[-1][0]:
-                from kdray.pipeline.search_stage import search_stage
+        search = self.plan.comparison.first.search
+        for stage, sizes in self.plan.stages:
+            if search is not None and stage is self.plan.stages[-1][0]:
+                self._search(search, stage, sizes)
+            else:
+                self._one(stage, sizes)
 
-                stage = search_stage(self.plan, stage, self.store, self.record, self.listener, self.view, self._prepare)
-            self._one(stage, sizes)
+    def _search(self, search: Search, stage: Stage, sizes: Estimate) -> None:
+        """Search, then make what was found the run's `stage`; MLflow is told when all of it is safe."""
+        from kdray.pipeline.search_stage import search_stage, send_to_mlflow
+
+        plan, store, record = self.plan, self.store, self.record
+        won, facts = search_stage(plan, stage, store, record, self.listener, self.view, self._prepare)
+        self._one(won, sizes)
+        if search.mlflow is not None:
+            send_to_mlflow(store, facts, record, search.mlflow)
 
     def _prepare(self, proxy: Plan) -> None:
         """Run what the student of `proxy` learns from, where that is not the run's own teacher."""

@@ -6,17 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kdray.data.dataset import Dataset
-from kdray.errors import ConfigError, KdrayError
+from kdray.errors import ConfigError, KdrayError, nearest
 from kdray.experiment import Experiment
 from kdray.experiment.changes import with_changes
 from kdray.experiment.search_part import Search
 from kdray.objectives.search_space import balanced_paths, space_of
-from kdray.pipeline.dry import check_objectives
-from kdray.pipeline.estimate import estimate
+from kdray.pipeline.dry import check_objectives, loss_names
+from kdray.pipeline.estimate import Estimate, estimate
 from kdray.pipeline.members import is_judged
 from kdray.pipeline.stages import base_digests, draft_stages, stage_spec
 from kdray.report.mlflow_export import check_mlflow
 from kdray.store import Store
+from kdray.train.spec import StageSpec
 from kdray.tune.checks import check_space
 
 PROXY = "search.transfer.set"
@@ -56,6 +57,7 @@ def check_search(experiment: Experiment, opened: Opened) -> None:
         raise ConfigError(problem, where=f"search.space.{name}", fix="Take it out of the space, or remove balance:")
     plain = experiment.model_copy(update={"search": None})
     proxy = plain
+    _check_metric(plain, search, opened)
     if search.transfer is not None:
         _look(plain, opened)  # what is wrong with it is not the proxy's
         proxy = with_changes(plain, search.transfer.set, PROXY)
@@ -66,7 +68,7 @@ def check_search(experiment: Experiment, opened: Opened) -> None:
     taught = _teacher(proxy, opened)
 
     def check(trial: Experiment) -> None:
-        _look(trial, opened)
+        _has_loss(search.metric, *_look(trial, opened))
         if trial.student is not None and _teacher(trial, opened) != taught:
             raise ConfigError("it changes the teacher too, and all trials learn from one", fix=PIN)
 
@@ -84,6 +86,9 @@ def _check_scheduler(experiment: Experiment, search: Search) -> None:
     if kind in ("pbt", "hyperband") and experiment.cluster.workers > 1:
         problem = f"{kind} makes trials wait at the end of an epoch, which those of several workers do not"
         raise ConfigError(problem, where=where, fix="Set cluster.workers to 1, or use asha or median")
+    if kind == "hyperband" and search.searcher.type not in ("random", "grid"):
+        problem = f"hyperband fills its brackets before any trial ends, and {search.searcher.type} would learn nothing"
+        raise ConfigError(problem, where="search.searcher", fix="Write searcher: random, or scheduler: asha")
     if kind != "pbt":
         return
     for key, given in (("balance", experiment.balance is not None), ("phases", bool(experiment.phases))):
@@ -94,7 +99,34 @@ def _check_scheduler(experiment: Experiment, search: Search) -> None:
         raise ConfigError(problem, where="search.searcher", fix="Write searcher: random, or leave it out")
 
 
-def _look(trial: Experiment, opened: Opened) -> None:
+def _check_metric(experiment: Experiment, search: Search, opened: Opened) -> None:
+    """Whether an epoch of the experiment will have the metric; other losses of trials are looked at with each."""
+    spec, sizes = _look(experiment, opened)
+    _has_loss(search.metric, spec, sizes)
+    if not search.metric.startswith("val/"):
+        return
+    where, fix = "search.metric", "Search by loss/total: test takes part in no choice"
+    validation = opened.data(experiment).validation
+    if validation is None or len(validation) == 0:
+        problem = f"{search.metric} needs validation images, and data.validation leaves none"
+        raise ConfigError(problem, where=where, fix=f"Raise data.validation. Or: {fix}")
+    if not sizes.student.num_classes:
+        raise ConfigError(f"{search.metric} needs a classifier, and what is searched has none", where=where, fix=fix)
+
+
+def _has_loss(metric: str, spec: StageSpec, sizes: Estimate) -> None:
+    if not metric.startswith("loss/") or metric == "loss/total":
+        return
+    name, known = metric.removeprefix("loss/"), loss_names(spec, sizes.student, sizes.teacher)
+    if name not in known:
+        raise ConfigError(
+            f"no epoch will have {metric}{nearest(name, known)}",
+            where="search.metric",
+            fix=f"Choose one of {', '.join(f'loss/{each}' for each in known)}, or a metric of validation",
+        )
+
+
+def _look(trial: Experiment, opened: Opened) -> tuple[StageSpec, Estimate]:
     """Plan what is searched of `trial`, and run its objectives once on random outputs."""
     dataset = opened.data(trial)
     draft = draft_stages(trial, is_judged(trial, dataset), opened.weights)[-1]
@@ -106,6 +138,7 @@ def _look(trial: Experiment, opened: Opened) -> None:
     if sizes.steps_per_epoch < 1:
         raise ConfigError(f"the training images do not fill one batch of {spec.train.batch}", where="train.batch")
     check_objectives(spec, sizes.student, sizes.teacher)
+    return spec, sizes
 
 
 def _teacher(trial: Experiment, opened: Opened) -> str | None:

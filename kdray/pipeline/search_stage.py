@@ -17,6 +17,7 @@ from kdray.pipeline.stages import Stage, draft_stages, place_stage
 from kdray.pipeline.winner import adopt, best_text
 from kdray.report.best_yaml import NAME as BEST
 from kdray.report.best_yaml import best_header
+from kdray.report.mlflow_export import export_mlflow
 from kdray.report.search_report import report_search
 from kdray.store import Store
 from kdray.train.job import Listener
@@ -32,8 +33,9 @@ def search_stage(
     listener: Listener,
     view: ViewMaker,
     prepare: Callable[[Plan], None],
-) -> Stage:
-    """Search, leave best.yaml and what is to be looked at in the run's folder, and return the winner's stage.
+) -> tuple[Stage, dict[str, Any]]:
+    """Search, leave best.yaml and what is to be looked at in the run's folder, and return the winner's stage and the
+    facts of the search, of which the record has a shorter form.
 
     The winner's artifact is that of its trial, where that trained to the end.
 
@@ -47,9 +49,7 @@ def search_stage(
     store.write_text(f"{run}/{BEST}", best_text(found.winner, best_header(found.facts, record)))
     found.facts["best_yaml"] = store.path_uri(f"{run}/{BEST}")
     found.facts["importance"] = importance(found.facts)
-    record["search"] = found.facts
-    asked = plan.comparison.first.search
-    report_search(store, run, found.facts, record, asked.mlflow if asked is not None else None)
+    report_search(store, run, found.facts)
     record["search"] = in_short(found.facts)
     write_record(store, record)
     won = _winner_stage(plan, stage, found.winner, store)
@@ -57,7 +57,17 @@ def search_stage(
         adopt(store, found.folder, won.spec.folder)
     done = store.exists(f"{won.spec.folder}/record.json")
     record["planned"][stage.name] = won.spec.folder
-    return replace(won, done=done, title=f"{won.title}, trial {found.trial['number']}")
+    return replace(won, done=done, title=f"{won.title}, trial {found.trial['number']}"), found.facts
+
+
+def send_to_mlflow(store: Store, facts: dict[str, Any], record: dict[str, Any], uri: str) -> None:
+    """Send the `facts` of a search whose winner is there to MLflow, and note that in its run's record.
+
+    Raises:
+        StoreError: MLflow does not take it; the same command sends what is missing.
+    """
+    record["search"] |= {"mlflow": export_mlflow(facts, record, uri), "mlflow_uri": uri}
+    write_record(store, record)
 
 
 def _winner_stage(plan: Plan, stage: Stage, winner: Experiment, store: Store) -> Stage:
@@ -75,8 +85,12 @@ def _winner_stage(plan: Plan, stage: Stage, winner: Experiment, store: Store) ->
 def in_short(facts: dict[str, Any]) -> dict[str, Any]:
     """`facts` for the record: of each epoch of a trial what it is judged by. The trial's own file has the rest."""
     columns = ("epoch", "seconds", facts["metric"])
-    trials = [
-        trial | {"history": [{key: row.get(key) for key in columns} for row in trial["history"]]}
-        for trial in facts["trials"]
-    ]
-    return facts | {"trials": trials}
+
+    def short(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            trial | {"history": [{key: row.get(key) for key in columns} for row in trial["history"]]}
+            for trial in trials
+        ]
+
+    transfer = facts["transfer"] and facts["transfer"] | {"trials": short(facts["transfer"]["trials"])}
+    return facts | {"trials": short(facts["trials"]), "transfer": transfer}

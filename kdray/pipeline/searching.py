@@ -97,6 +97,7 @@ class Searching:
             folder = f"{self.folder}-full"
             won, facts["transfer"] = self._transferred(self.search.transfer, trials, folder)
             facts["best"] = won["number"]
+            slots = self._slots(self.plan)
         return Found(facts, winner_of(self.experiment, won, slots), won, artifact_of(folder, won["number"]))
 
     def _facts(self, trials: list[Trial], best: Trial, slots: Slots, epochs: int) -> dict[str, Any]:
@@ -206,7 +207,7 @@ class Searching:
                 journal.close()
         if not work.in_process:
             for trial in trials:
-                if trial["state"] in ENDED and trial["state"] != "done":
+                if trial["state"] in ENDED:
                     work.forget_checkpoints(trial["number"])
         if self.listener.stop_requested():
             count = sum(trial["state"] in ENDED for trial in trials)
@@ -226,6 +227,8 @@ class Searching:
         them there, and how well the proxy foretold their order."""
         foretold = {trial["number"]: trial for trial in trials}
         chosen = to_check(trials, self.goal, transfer.check)
+        earlier = {trial["number"] for trial in Journal(self.store, folder).load()}  # where fewer were to be checked
+        chosen += [foretold[number] for number in sorted(earlier - {each["number"] for each in chosen})]
         given = [new_trial(each["number"], each["parameters"], each["changes"]) for each in chosen]
         whole = self._sweep(self.plan, folder, self._slots(self.plan), given)
         pairs = [
@@ -236,11 +239,12 @@ class Searching:
                 "full": each["value"],
             }
             for each in whole
-            if each["value"] is not None
+            if each["value"] is not None and each["state"] in ("done", "stopped")
         ]
         ranks = rank_correlation(pairs, self.goal.mode)
         facts = {
             "set": dict(transfer.set),
+            "check": transfer.check,
             "checked": pairs,
             **ranks,
             "words": in_words(pairs, ranks),

@@ -8,6 +8,7 @@ from kdray.experiment.yaml_text import dump
 from kdray.store import Store
 from kdray.train.board import FOLDER as BOARD
 from kdray.train.checkpoint import FOLDER as CHECKPOINTS
+from kdray.train.trainer import RAY_FOLDER
 from kdray.tune.slots import Slots
 from kdray.tune.trials import Trial, changes_of
 
@@ -39,7 +40,7 @@ def _copy(store: Store, source: str, target: str) -> None:
         name = name.rstrip("/")
         if name == BOARD:
             _copy(store, f"{source}/{name}", f"{target}/{name}")
-        elif name not in ("record.json", CHECKPOINTS):
+        elif name not in ("record.json", CHECKPOINTS) and not name.startswith(RAY_FOLDER):
             store.write_bytes(f"{target}/{name}", store.read_bytes(f"{source}/{name}"))
 
 

@@ -124,7 +124,7 @@ def csv_text(record: Mapping[str, Any]) -> str:
 
 
 def _csv_row(row: Row) -> dict[str, Any]:
-    cells: dict[str, Any] = {**row.at, "seeds": row.n, "missing": " ".join(row.missing)}
+    cells: dict[str, Any] = {"seeds": row.n, "missing": " ".join(row.missing)}
     names = {"last": "test_last", "best": "test_best_on_val", "val": "val_best", "best_epoch": "best_epoch"}
     for name, column in names.items():
         found = row.spreads[name]
@@ -142,7 +142,8 @@ def _csv_row(row: Row) -> dict[str, Any]:
     for key in ("top1", "std", "seeds", "recipe", "source"):
         texts = ["" if getattr(one, key) is None else str(getattr(one, key)) for one in row.published]
         cells[f"published_{key}"] = "; ".join(texts)
-    return cells
+    # An axis may have the name of a number: axis_epochs beside epochs.
+    return {f"axis_{name}" if name in cells else name: value for name, value in row.at.items()} | cells
 
 
 def _plain(value: float | None) -> str:

@@ -9,18 +9,22 @@ import contextlib
 import datetime
 import math
 import os
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from kdray.errors import ConfigError, KdrayError, StoreError
+from kdray.report.search_table import best_of
 from kdray.report.trial_text import ENDED, usable, value_text
 from kdray.store.place import holds_keys, without_keys
 
 WHERE = "search.mlflow"
 SEARCH, TRIAL, EXPORTED = "kdray.search", "kdray.trial", "kdray.exported"  # tags by which runs are found again
 WHOLE = "search"  # what stands in TRIAL for the search itself
+IN_FULL = "full "  # before the number, for trials that a proxy's search ran on the whole experiment
+REFUSED = re.compile(r"[^/\w.\- :]")  # what MLflow takes in no name
 BATCH = 1000  # metrics that MLflow takes at a time
 CONNECT_S = 10.0
 STATUS = {"done": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
@@ -52,8 +56,9 @@ def export_mlflow(search: dict[str, Any], record: dict[str, Any], uri: str) -> s
     """Bring MLflow at `uri` to what the search's facts say; return the id of the search's run.
 
     The MLflow experiment has the record's name. Each trial that began is a run: parameters, metrics by epoch, its value
-    as `best/METRIC`, its state as the tag `kdray.state`. Runs are found again by their tags, and only what is new is
-    sent: it may be called while a search runs, when it went on, and again.
+    as `best/METRIC`, its state as the tag `kdray.state`; after a search on a proxy, so is each that ran in full. Runs
+    are found again by their tags, and only what is new is sent: it may be called while a search runs, when it went on,
+    and again.
 
     Raises:
         ConfigError: mlflow is not installed.
@@ -62,11 +67,23 @@ def export_mlflow(search: dict[str, Any], record: dict[str, Any], uri: str) -> s
     with _explaining(uri):
         export = _Export(_client(uri), search, record)
         parent = export.parent()
-        for trial in search["trials"]:
+        for label, trial in _labelled(search):
             if trial["state"] != "waiting":
-                export.trial(trial, parent.info.run_id)
+                export.trial(label, trial, parent.info.run_id)
         export.close(parent)
         return str(parent.info.run_id)
+
+
+def _labelled(search: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for trial in search["trials"]:
+        yield str(trial["number"]), trial
+    for trial in (search.get("transfer") or {}).get("trials") or ():
+        yield f"{IN_FULL}{trial['number']}", trial
+
+
+def _name(name: str) -> str:
+    """`name` as MLflow takes it: without the quotes of a path's parts."""
+    return REFUSED.sub("", name)
 
 
 def _client(uri: str) -> Any:
@@ -134,17 +151,16 @@ class _Export:
             tags={SEARCH: self.record["run_id"], TRIAL: WHOLE},
         )
 
-    def trial(self, trial: dict[str, Any], parent: str) -> None:
+    def trial(self, label: str, trial: dict[str, Any], parent: str) -> None:
         """Send what is new of one trial."""
-        number = str(trial["number"])
-        run = self.known.get(number)
+        run = self.known.get(label)
         began = _ms(trial["started"]) if trial["started"] else 0
         if run is None:
             run = self.client.create_run(
                 self.experiment,
                 start_time=began,
-                run_name=f"trial {number}",
-                tags={SEARCH: self.record["run_id"], TRIAL: number, "mlflow.parentRunId": parent},
+                run_name=f"trial {label}",
+                tags={SEARCH: self.record["run_id"], TRIAL: label, "mlflow.parentRunId": parent},
             )
         now = f"{trial['state']} {trial['epochs']} {trial['attempts']}"
         tags = run.data.tags
@@ -153,7 +169,7 @@ class _Export:
         self._log(
             run,
             _metrics(self.search, trial, began, after=int(tags.get("kdray.epochs", 0))),
-            {name: value_text(value) for name, value in trial["parameters"].items()},
+            {_name(name): value_text(value) for name, value in trial["parameters"].items()},
             {"kdray.state": trial["state"], "kdray.artifact": trial["artifact"], "kdray.epochs": str(trial["epochs"])}
             | ({"kdray.error": trial["error"]} if trial["error"] else {}),
         )
@@ -174,11 +190,11 @@ class _Export:
             "kdray.scheduler": value_text(search["scheduler"]),
             "kdray.trials": f"{len(search['trials'])} of {search['wanted']}",
         }
-        values: dict[str, float] = {f"importance/{name}": x for name, x in (search["importance"] or {}).items()}
-        for trial in search["trials"]:
-            if trial["number"] == search["best"]:
-                tags["kdray.best"] = str(trial["number"])
-                values[f"best/{search['metric']}"] = trial["value"]
+        values = {f"importance/{_name(name)}": float(x) for name, x in (search["importance"] or {}).items()}
+        if search["best"] is not None:
+            best = best_of(search)
+            tags["kdray.best"] = str(best["number"])
+            values[f"best/{search['metric']}"] = best["value"]
         ends = [trial["state"] in ENDED for trial in search["trials"]]
         moment = max((_ms(trial["finished"]) for trial in search["trials"] if trial["finished"]), default=0)
         self._log(parent, [(name, value, moment, sum(ends)) for name, value in values.items()], {}, tags)
@@ -230,7 +246,9 @@ def _metrics(
         spent_s += row.get("seconds") or 0.0
         if row["epoch"] > after:
             numbers = {k: v for k, v in row.items() if k != "epoch" and isinstance(v, int | float) and math.isfinite(v)}
-            found += [(name, float(v), began + int(1000 * spent_s), int(row["epoch"])) for name, v in numbers.items()]
+            found += [
+                (_name(name), float(v), began + int(1000 * spent_s), int(row["epoch"])) for name, v in numbers.items()
+            ]
     if usable(trial["value"]):
         step = trial["best_epoch"] or trial["epochs"]
         found.append((f"best/{search['metric']}", trial["value"], began + int(1000 * spent_s), step))

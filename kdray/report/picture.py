@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from kdray.report.trial_text import SHARES
 
@@ -27,7 +28,9 @@ def image(figure: Figure, kind: str) -> bytes:
     """The figure as `svg` or `png`; the same figure is the same bytes."""
     out = io.BytesIO()
     FigureCanvasAgg(figure)  # not pyplot: no figure is left in the process, and no display is asked for
-    settings = {"svg.hashsalt": "kdray", "svg.fonttype": "none", "font.family": "sans-serif"}
+    settings = {"svg.hashsalt": "kdray", "svg.fonttype": "none", "font.family": "sans-serif", "text.parse_math": False}
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]  # two dollars in a value are no formula
     with matplotlib.rc_context(settings):  # type: ignore[arg-type]
         if kind == "svg":
             figure.savefig(out, format="svg", metadata={"Date": None, "Creator": "kdray"})

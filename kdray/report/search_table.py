@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdray.report.text import duration
-from kdray.report.trial_text import ENDED, metric_text, short_names, usable, value_text, varying
+from kdray.report.trial_text import ENDED, metric_text, short_names, standing, usable, value_text, varying
 
 COLUMNS = ("trial", "value", "epoch", "epochs", "state", "wall")  # then the parameters
 FAILURES = 10  # kinds of failure that are printed
@@ -18,10 +18,11 @@ BAR = 20
 
 
 def ranked(search: dict[str, Any]) -> list[dict[str, Any]]:
-    """The trials with a value, the best first; among equals the earlier one."""
+    """The trials with a value as the winner is chosen, the best first: those that trained to their end, then those that
+    were stopped, then those that failed on the way; among equals the earlier one."""
     sign = -1 if search["mode"] == "max" else 1
     judged = [trial for trial in search["trials"] if usable(trial["value"])]
-    return sorted(judged, key=lambda trial: (sign * trial["value"], trial["number"]))
+    return sorted(judged, key=lambda trial: (standing(trial["state"]), sign * trial["value"], trial["number"]))
 
 
 def best_rows(search: dict[str, Any], count: int = 10) -> list[dict[str, str]]:
@@ -74,7 +75,9 @@ def search_remarks(search: dict[str, Any]) -> list[str]:
         lines.append("no trial has a value, so there is no best one")
     else:
         where = " on validation images" if search["metric"].startswith("val/") else ""
-        lines.append(f"chosen by {goal(search)}{where}; the test images took no part in the search")
+        ends = {trial["state"] for trial in (search.get("transfer") or {}).get("trials") or trials}
+        among = ", of whole trials" if {"done", "stopped"} <= ends else ""
+        lines.append(f"chosen by {goal(search)}{where}{among}; the test images took no part in the search")
     return lines + _transfer_lines(search) + _importance_lines(search) + _failure_lines(search) + _places(search)
 
 

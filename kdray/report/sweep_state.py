@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdray.report.text import duration
-from kdray.report.trial_text import ENDED, better, metric_text, usable
+from kdray.report.trial_text import ENDED, better, metric_text, standing, usable
 
 
 @dataclass
@@ -63,20 +63,25 @@ class SweepState:
         self.counts[line.state] = self.counts.get(line.state, 0) + 1
         self.slots = max(self.slots, self.count("running"))
         self._learn(line)
-        if self.best is not None and self.best.number == line.number and line.value != self.best.value:
-            self.best = None  # a trial that starts over loses what it had
+        if self.best is not None and self.best.number == line.number and self._worse(line, self.best):
+            self.best = None  # a trial that starts over loses what it had, one that is stopped stands behind others
             for other in self.lines.values():
                 self._judge(other)
         self._judge(line)
         return before, line
 
     def _judge(self, line: Line) -> None:
-        """Make `line` the best if it is; among equals the one that is."""
-        if line.value is None or not usable(line.value):
+        """Make `line` the best if it is; among equals the one that is. What failed is never the best."""
+        if not usable(line.value) or line.state == "failed":
             return
-        best = self.best
-        if best is None or best.number == line.number or better(line.value, best.value or 0.0, self.mode):
+        if self.best is None or self.best.number == line.number or self._worse(self.best, line):
             self.best = line
+
+    def _worse(self, line: Line, than: Line) -> bool:
+        """Whether `line` stands behind a line with a value."""
+        if line.value is None or standing(line.state) != standing(than.state):
+            return line.value is None or standing(line.state) > standing(than.state)
+        return better(than.value or 0.0, line.value, self.mode)
 
     def _read(self, trial: dict[str, Any], clock_s: float) -> Line:
         history = trial["history"]
@@ -131,8 +136,9 @@ class SweepState:
         sign = 1 if self.mode == "max" else -1
         ended = [line for line in self.lines.values() if line.state in ENDED]
 
-        def rank(line: Line) -> tuple[bool, float, int]:
-            return usable(line.value), sign * line.value if line.value is not None else 0.0, -line.number
+        def rank(line: Line) -> tuple[bool, int, float, int]:
+            value = sign * line.value if line.value is not None else 0.0
+            return usable(line.value), -standing(line.state), value, -line.number
 
         return running + heapq.nlargest(most - len(running), ended, key=rank)
 

@@ -54,6 +54,12 @@ def better(value: float, than: float, mode: str) -> bool:
     return value > than if mode == "max" else value < than
 
 
+def standing(state: str) -> int:
+    """Where trials of this state stand beside others, whatever their values: 0 what trained on, 1 what was stopped on
+    the way, 2 what failed. A trial of a lower number is the better one, as it is for who chooses the winner."""
+    return {"done": 0, "running": 0, "failed": 2}.get(state, 1)
+
+
 def usable(value: float | None) -> bool:
     """Whether a trial has a value that can be compared."""
     return value is not None and math.isfinite(value)

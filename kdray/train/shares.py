@@ -38,7 +38,14 @@ class Node:
     def places(self, cpus: float, gpus: float) -> int:
         """How many workers of that size it can hold."""
         by_cpu = math.floor(self.cpus / cpus + 1e-6)
-        return min(by_cpu, math.floor(self.gpus / gpus + 1e-6)) if gpus else by_cpu
+        if not gpus:
+            return by_cpu
+        if gpus >= 1:
+            return min(by_cpu, math.floor(self.gpus / gpus + 1e-6))
+        # A share lies on one GPU: three times 0.6 need three of them. A node in the books may have less than one.
+        each = math.floor(1 / gpus + 1e-6)
+        rest = math.floor((self.gpus % 1) / gpus + 1e-6)
+        return min(by_cpu, math.floor(self.gpus) * each + rest)
 
 
 def nodes_of(listed: Iterable[Mapping[str, Any]]) -> list[Node]:

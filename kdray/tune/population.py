@@ -98,7 +98,8 @@ class Population(Suggest):
 
     def _next_generation(self) -> bool:
         """Exploit and explore, and queue everybody; False where nobody is left to train."""
-        alive = self._alive()
+        # What the store or the cluster did not let reach its end of the generation waits for the next command.
+        alive = [trial for trial in self._alive() if trial["epochs"] >= trial["until"]]
         ready = [trial for trial in alive if self._now(trial) is not None]
         # A command that was killed here decided on some: of the worst, in this order.
         decided = [trial for trial in ready if self._is_decided(trial)]

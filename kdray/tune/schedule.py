@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +35,7 @@ def make_scheduler(scheduler: Scheduler, mode: str, max_epochs: int) -> TrialSch
     if scheduler.type == "median":
         return Median(**shared, grace_period=scheduler.grace_epochs, min_samples_required=scheduler.min_trials)
     if scheduler.type == "hyperband":
-        return HyperBandScheduler(
-            **shared, max_t=max_epochs, reduction_factor=scheduler.reduction, stop_last_trials=False
-        )
+        return Brackets(**shared, max_t=max_epochs, reduction_factor=scheduler.reduction, stop_last_trials=False)
     return FIFOScheduler()
 
 
@@ -49,6 +48,30 @@ class Median(MedianStoppingRule):
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
         return TrialScheduler.CONTINUE
 
+    def learn(self, trial: Any, result: dict[str, Any]) -> None:
+        """Know of a result that was judged when it came. To judge it again, beside others than then, would make Ray
+        Tune's refuse all later ones of a trial that it would have stopped."""
+        self._results[trial].append(result)
+
+
+class Brackets(HyperBandScheduler):
+    """Halves a bracket whenever all that is left of it has come so far.
+
+    Ray Tune's own does so no more after the first halving when a trial fails, or starts anew because its process died:
+    the others, paused, would wait without end. And it wants a value in every result; without one, ours is the worst.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if OBJECTIVE not in result:
+            result = result | {OBJECTIVE: -math.inf if self._mode == "max" else math.inf}
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def _process_bracket(self, tune_controller: Any, bracket: Any) -> str:
+        try:
+            return str(super()._process_bracket(tune_controller, bracket))
+        finally:
+            bracket.is_being_processed = False
+
 
 def remember(scheduler: TrialScheduler, ended: Iterable[Trial], unfinished: Iterable[Trial], metric: str) -> None:
     """Show `scheduler` what trials of earlier commands reached, so that it judges new ones as it would have.
@@ -56,7 +79,7 @@ def remember(scheduler: TrialScheduler, ended: Iterable[Trial], unfinished: Iter
     Those that go on are shown when they begin, under the name that Ray Tune gives them now. ASHA and median stopping
     need it; Hyperband's brackets are filled anew with the trials that are left.
     """
-    if not isinstance(scheduler, AsyncHyperBandScheduler | MedianStoppingRule):
+    if not isinstance(scheduler, AsyncHyperBandScheduler | Median):
         return
     for trial in ended:
         seen = Seen(f"earlier-{trial['number']}")
@@ -90,5 +113,8 @@ def _show(scheduler: TrialScheduler, seen: Any, trial: Trial, metric: str) -> di
     for row in trial["history"]:
         if row.get(metric) is not None:
             last = {EPOCH: row["epoch"], OBJECTIVE: row[metric]}
-            scheduler.on_trial_result(None, seen, last)  # type: ignore[arg-type]
+            if isinstance(scheduler, Median):
+                scheduler.learn(seen, last)
+            else:
+                scheduler.on_trial_result(None, seen, last)  # type: ignore[arg-type]
     return last

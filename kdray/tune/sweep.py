@@ -31,6 +31,7 @@ from kdray.tune.views import TrialView
 from kdray.tune.work import Work
 
 POLL_S = 0.2
+RUNNING = "RUNNING"  # the status of a trial of Ray Tune that has a process
 LOOK_S = 1.0  # between looks at how far the cluster has grown
 
 
@@ -86,6 +87,7 @@ class _Running(tune.Callback):
         self.by_id: dict[str, Trial] = {}
         self.error: BaseException | None = None
         self.work = sweep.work
+        self.its: list[Any] = []  # Ray Tune's trials
         self._looked_s, self._asked = -LOOK_S, sweep.slots.concurrent
 
     def run(self) -> list[Trial]:
@@ -112,6 +114,10 @@ class _Running(tune.Callback):
         self._exchange(control)
         ray.kill(control)
         sharing.close()
+        for trial in self.trials.values():
+            if trial["state"] == "running":  # paused by the scheduler, when all was stopped
+                trial["state"] = "waiting"
+                self._put(trial)
         sweep.journal.flush()
         if self.error is not None:
             raise self.error
@@ -165,7 +171,7 @@ class _Running(tune.Callback):
             suggest,
             sweep.scheduler,
             callback=self,
-            over=lambda: self._stop and not self._runs(),
+            over=lambda: self._stop and not self._has_processes(),
             reuse=sweep.reuse,
             max_failures=sweep.max_failures,
             most_pending=sweep.slots.most,
@@ -183,6 +189,10 @@ class _Running(tune.Callback):
     def _runs(self) -> bool:
         """Whether any trial has a process."""
         return any(trial["state"] == "running" for trial in list(self.trials.values()))
+
+    def _has_processes(self) -> bool:
+        """Whether Ray Tune has a process for any trial: not for one that it paused, or whose process is to come."""
+        return any(trial.status == RUNNING for trial in self.its)
 
     def _room(self) -> int:
         if time.monotonic() > self._looked_s + LOOK_S:
@@ -210,6 +220,16 @@ class _Running(tune.Callback):
     def _put(self, trial: Trial) -> None:
         self.sweep.journal.put(trial)
         self.sweep.view.update(trial)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """All trials, whatever became of them."""
+        self.its = trials
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The process of a trial died, and Ray Tune looks for a place for another."""
+        mine = self.by_id[trial.trial_id]
+        mine["state"] = "waiting"
+        self._told(lambda: self._put(mine))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A process was given to a trial."""

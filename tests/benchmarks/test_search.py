@@ -36,7 +36,7 @@ def test_a_sweep_of_trials_that_do_nothing(tmp_path: Path, monkeypatch: pytest.M
     subprocess.run([*command, "--out", str(out)], check=True, timeout=300)
     record = json.loads(out.read_text())
     (sweep,) = record["sweeps"]
-    assert sweep["trials"] == sweep["journal_files"] == 5
+    assert sweep["trials"] == sweep["journal_files"] == 5 and sweep["processes"] == 2
     assert sweep["driver_cpu_s_per_trial"] > 0 and 0 < sweep["s_per_trial"] < sweep["wall_s"]
     assert 5 * 200 < sweep["journal_bytes"] < 5 * 5000 and sweep["tune_files"] > 0
     assert sweep["resume_s"] == pytest.approx(sweep["load_s"] + sweep["sampler_s"] + sweep["scheduler_s"])
@@ -44,13 +44,13 @@ def test_a_sweep_of_trials_that_do_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert cells(table, "journal, files") == ["5", "1.0"]
 
 
-def sweep(wall_s: float, slots: int) -> dict[str, Any]:
-    return {"wall_s": wall_s, "slots": slots, "trial_s": [11.0, 12.0], "train_s": [10.0, 10.0], "teachers_computed": 0}
+def arm(wall_s: float, **more: Any) -> dict[str, Any]:
+    return {"wall_s": wall_s, "trial_s": [11.0, 12.0], "train_s": [10.0, 10.0], "teachers_computed": 0} | more
 
 
 def test_the_cost_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = module("search", monkeypatch)
-    assert search.derived(sweep(20.0, 2)) == {
+    assert search.derived(arm(20.0, slots=2)) == {
         "efficiency": 0.5,
         "efficiency_trials": 23 / 40,
         "overhead_s": 10.0,
@@ -58,22 +58,24 @@ def test_the_cost_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     }
     stages = [{"stage": "teacher", "reused": True}, {"stage": "teacher", "reused": False}, {"stage": "student"}]
     assert search.computed([{"stages": stages}]) == 1
-    arms = {"1": sweep(30.0, 1), "2": sweep(20.0, 2)}
+    arms = {"1": arm(30.0, slots=1, trials_wall_s=25.0), "2": arm(20.0, slots=2, trials_wall_s=16.0)}
     record = COMMON | {
         "data": "digits",
         "settings": {"trials": 2, "epochs": 3},
-        "sweeps": {slots: arm | search.derived(arm) for slots, arm in arms.items()},
-        "loops": {name: sweep(32.0, 1) | {"teachers_computed": 1} for name in search.LOOPS},
+        "sweeps": {slots: found | search.derived(found) for slots, found in arms.items()},
+        "loops": {name: arm(32.0, teachers_computed=1) for name in search.LOOPS},
         "starts": {"process": {"first_step_s": [5.0, 1.0, 2.0, 9.0], "beside_s": [6.0, 2.0, 3.0, 4.0]}},
         "ratios": {f"{name} / sweep, 2 slots": ratio for name, ratio in zip(search.LOOPS, (1.6, 1.4), strict=True)},
     }
     (tmp_path / "search-cpu.json").write_text(json.dumps(record))
     table = module("search_table", monkeypatch).search(tmp_path)
-    assert cells(table, "sweep, 1 slot") == ["30", "20", "0.67", "5.0"]
-    assert cells(table, "sweep, 2 slots") == ["20", "20", "0.50", "10.0"]
+    assert cells(table, "sweep, 1 slot") == ["30", "20", "0.67", "5.0", "2.5", "2.5"]
+    assert cells(table, "sweep, 2 slots") == ["20", "20", "0.50", "10.0", "6.0", "4.0"]
+    assert cells(table, "a command a trial, Ray") == ["32", "20", "0.62", "6.0", "1.5", "4.5"]
     assert cells(table, "wall clock: a command a trial, Ray / sweep, 2 slots") == ["≥ 1.5", "1.60"]
     assert cells(table, "wall clock: a command a trial, without Ray / sweep, 2 slots") == ["≥ 1.5", "1.40, missed"]
-    assert cells(table, "sweep, 2 slots: s a trial beside training") == ["≤ 8", "10.0, missed"]
+    assert cells(table, "sweep, 2 slots: s a trial beside training, in the trials' time") == ["≤ 8", "6.0"]
+    assert cells(table, "sweep, 2 slots: s a trial beside training, in all") == ["≤ 8", "10.0, missed"]
     assert cells(table, "teachers computed in all of them, where one was there") == ["0", "2"]
     assert cells(table, "process") == ["5.0", "2.0", "3.0"]
 

@@ -146,6 +146,11 @@ def test_policies_give_no_more_than_is_named(path: Path) -> None:
     for each in statements:
         if "iam:PassRole" in each["Action"]:
             assert each["Resource"].endswith(":role/kdray-worker")
+        # A head that could tag what it likes could end what it likes.
+        if {"ec2:CreateTags", "ec2:TerminateInstances"} & set(each["Action"]):
+            asked = each["Condition"]["StringEquals"]
+            new = asked == {"ec2:CreateAction": "RunInstances"} and each["Action"] == ["ec2:CreateTags"]
+            assert new or asked == {"aws:ResourceTag/ray-cluster-name": load("aws.yaml")["cluster_name"]}
         if "s3:" in str(each["Action"]):
             assert each["Resource"].startswith("arn:aws:s3:::my-bucket")
 

@@ -57,6 +57,15 @@ def test_a_matrix_and_then_a_seed_and_a_method_more(lab: Lab, took: Callable[[],
     before = tree_of(lab.store)  # again, nothing runs and nothing changes
     assert command(path).code == 0 and took() == [] and tree_of(lab.store) == before
 
+    # Another baseline and another published number are another table of the same cells.
+    published = [{"method": "kd", "top1": 71.25, "recipe": "100 epochs", "source": "another"}]
+    other = {"matrix": {"baseline": {"method": "kd"}, "published": published}}
+    done = command(lab.write(merge(MATRIX, other), file="other.yaml"))
+    assert took() == [] and "71.25 [1]" in done.out and "70.66" not in done.out
+    assert lab.record(done)["matrix"]["baseline"] == {"method": "kd"}
+    assert [row["test_last_vs_baseline_n"] for row in rows(lab, done)] == ["2", ""]
+    assert command(path).code == 0
+
     done = command(path, "--set", "matrix.seed=[0, 1, 2]")
     assert took() == ["student", "student"]
     assert "6 cells, 5 of 7 stages done" in done.out and "no ranking" not in done.out

@@ -11,7 +11,7 @@ from kdray.errors import ConfigError
 from kdray.experiment import load_comparison
 from kdray.pipeline.plan import make_plan
 from tests.pipeline.refused import refused
-from tests.tiny import Lab
+from tests.tiny import Lab, command
 
 pytestmark = pytest.mark.usefixtures("nothing_runs")
 
@@ -19,6 +19,7 @@ PHASES = [{"from_epoch": 1, "set": {"objectives.kd.weight": 0.5}}]
 WEIGHT = {"objectives.kd.weight": "uniform(0.1, 2)"}
 LR = {"train.optimizer.lr": "loguniform(0.01, 1)"}
 OWN_TEACHER = {"teacher": {"train": {"epochs": 1, "batch": 32, "optimizer": {"lr": 0.1}}}}
+NO_CLASSIFIER = {"student": {"classifier": False}, "objectives": {"ce": None, "kd": None, "rkd": {}}}
 
 
 def searched(search: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -119,6 +120,18 @@ CASES = {
         searched({"space": LR}, student=None, objectives=None, teacher={"model": "own:net", "params": None}),
         "teacher.model (own:net)",
     ),
+    "a loss that nobody has": Case(
+        searched({"metric": "loss/kdd"}),
+        "search.metric: no epoch will have loss/kdd (did you mean 'kd'?). Choose one of loss/",
+    ),
+    "accuracy without a classifier": Case(
+        searched({"space": {"objectives.rkd.angle": "uniform(5, 100)"}}, **NO_CLASSIFIER),
+        "search.metric: val/top1 needs a classifier, and what is searched has none",
+    ),
+    "hyperband and a searcher that learns": Case(
+        searched({"scheduler": "hyperband", "searcher": "gp"}),
+        "search.searcher: hyperband fills its brackets before any trial ends, and gp would learn nothing",
+    ),
     "keys in a tracking URI": Case(
         searched({"mlflow": "http://me:secret@localhost:5000"}), "search.mlflow: keys stand in the URI"
     ),
@@ -147,6 +160,14 @@ def test_a_set_is_named_in_the_place_of_the_file(lab: Lab) -> None:
     assert "search.at.epochs" in done.error() and "--set" in done.error() and str(path.name) not in done.error()
 
 
+def test_a_loss_that_only_some_trials_have(lab: Lab) -> None:
+    path = lab.write(searched({"metric": "loss/kd", "space": {"m": {"kd": {}, "none": {}}}}))
+    assert command(path, "--dry-run").code == 0
+    path.write_text(path.read_text().replace("none: {}", "none: {objectives.kd: null}"))
+    said = command(path, "--dry-run").error(2)
+    assert 'search.space.m: value "none": search.metric: no epoch will have loss/kd. Choose one of loss/ce, ' in said
+
+
 GOOD = {
     "weights": searched({}),
     "the default space": searched({"space": "default"}),
@@ -164,6 +185,8 @@ GOOD = {
         }
     ),
     "a population": searched({"scheduler": "pbt", "space": {**WEIGHT, **LR}}, **OWN_TEACHER),
+    "a loss": searched({"metric": "loss/kd"}),
+    "brackets": searched({"scheduler": "hyperband"}),
     "a budget": searched({"at": {"epochs": 1}, "scheduler": "asha"}),
 }
 

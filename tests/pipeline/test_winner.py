@@ -116,6 +116,7 @@ def whole(store: Store, folder: str, **record: Any) -> None:
         store.write_bytes(f"{folder}/{name}", data)
     store.write_bytes(f"{folder}/tensorboard/events.1", b"scalars")
     store.write_bytes(f"{folder}/checkpoints/step-000000002.pt", b"state")
+    store.write_bytes(f"{folder}/ray-12-34/run/state.json", b"what a killed command of several workers left")
     store.write_json(f"{folder}/record.json", {"folder": folder, "top1": 0.5, **record})
 
 
@@ -132,7 +133,7 @@ def test_a_whole_artifact_is_adopted(tmp_path: Path) -> None:
     record = json.loads(found.pop("record.json"))
     assert found == {**FILES, "tensorboard/events.1": b"scalars"}  # and no state that nobody goes on from
     assert record == {"folder": "artifacts/student-1", "top1": 0.5, "trial": "search/artifacts/00003"}
-    assert len(files(tmp_path, "search/artifacts/00003")) == len(FILES) + 3  # the trial keeps its own
+    assert len(files(tmp_path, "search/artifacts/00003")) == len(FILES) + 4  # the trial keeps its own
 
 
 def test_one_that_is_there_stays(tmp_path: Path) -> None:

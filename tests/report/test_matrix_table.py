@@ -130,6 +130,15 @@ def test_csv() -> None:
     assert rows[0]["baseline"] == "yes"
 
 
+def test_an_axis_with_the_name_of_a_number_keeps_its_values() -> None:
+    of = record()
+    matrix = of["matrix"]
+    matrix["cells"] = {name: {"epochs": f"e-{at['pair']}", **at} for name, at in matrix["cells"].items()}
+    rows = list(csv.DictReader(io.StringIO(csv_text(of))))
+    assert [row["axis_epochs"] for row in rows] == ["e-a", "e-a", "e-b", "e-b"]
+    assert rows[0]["epochs"] not in ("", "e-a")
+
+
 def test_tables_are_written_into_the_runs_folder(tmp_path: Path) -> None:
     of = record()
     uris = write_tables(Store(str(tmp_path)), "runs/m-0011", of)

@@ -130,6 +130,25 @@ def test_parameters_that_changed_become_tags(uri: str) -> None:
     assert run.data.params == {"lr": "0.1"} and run.data.tags["kdray.now.lr"] == "0.2"
 
 
+def test_a_path_whose_parts_have_dots_is_a_parameter(uri: str) -> None:
+    quoted = 'objectives."clmkd.class_guided".weight'
+    some = facts([trial(0, "done", [0.5], parameters={quoted: 0.25})], importance={quoted: 1.0})
+    export_mlflow(some, record("quoted"), uri)
+    found = runs(uri, "quoted")
+    assert found["0"].data.params == {"objectives.clmkd.class_guided.weight": "0.25"}
+    assert found["search"].data.metrics["importance/objectives.clmkd.class_guided.weight"] == 1.0
+
+
+def test_after_a_proxy_the_winner_is_that_of_the_whole_experiment(uri: str) -> None:
+    some = facts([trial(0, "done", [0.5]), trial(1, "done", [0.25])])
+    some |= {"best": 1, "transfer": {"trials": [trial(0, "done", [0.25]), trial(1, "done", [0.75])]}}
+    export_mlflow(some, record("proxy"), uri)
+    found = runs(uri, "proxy")
+    assert sorted(found) == ["0", "1", "full 0", "full 1", "search"]
+    assert found["search"].data.metrics["best/val/top1"] == found["full 1"].data.metrics["best/val/top1"] == 0.75
+    assert found["1"].data.metrics["best/val/top1"] == 0.25
+
+
 def test_two_searches_of_a_name_are_kept_apart(uri: str) -> None:
     first = export_mlflow(small(), record("same"), uri)
     second = export_mlflow(small(), record("same") | {"run_id": "same-ffff"}, uri)

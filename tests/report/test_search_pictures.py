@@ -172,6 +172,14 @@ def test_the_same_search_is_the_same_picture_whatever_was_drawn_before() -> None
         assert "val/top1 (%)" in said  # as text, that can be searched and copied
 
 
+def test_dollars_in_a_value_are_no_formula(tmp_path: Path) -> None:
+    odd = [r"a$\wrong{$", "$", "b"]
+    trials = [trial(n, tops=[0.1 * n + 0.1], parameters={"g$x$": each}) for n, each in enumerate(odd)]
+    (svg, *_) = [Path(uri) for uri in write_pictures(Store(str(tmp_path)), "run", facts(trials)) if uri.endswith("svg")]
+    drawn = " ".join(ElementTree.fromstring(svg.read_text()).itertext())
+    assert "g$x$" in drawn and all(each in drawn for each in odd)
+
+
 def test_a_thousand_trials() -> None:
     some = search(1000)
     figure = parallel_figure(some)

@@ -15,14 +15,14 @@ from tests.report.searches import facts, search, trial
 SMALL = facts(
     [
         trial(0, "done", [0.3, 0.5, 0.4], parameters={"method": "kd", "objectives.kd.weight": 0.3, "train.epochs": 3}),
-        trial(1, "stopped", [0.6], parameters={"method": "ce[1]", "train.epochs": 3}),
+        trial(1, "stopped", [0.7], parameters={"method": "ce[1]", "train.epochs": 3}),
         trial(2, "failed", error="DataError: no [such] file"),
         trial(3, "done", [0.6, 0.2], parameters={"method": "kd", "objectives.kd.weight": 2, "train.epochs": 3}),
         trial(4, "waiting"),
     ],
     max_epochs=3,
     wanted=6,
-    best=1,
+    best=3,
 )
 
 
@@ -32,11 +32,12 @@ def printed(found: dict[str, Any], width: int = 140) -> str:
     return out.getvalue()
 
 
-def test_the_best_come_first_and_among_equals_the_earlier() -> None:
-    rows = best_rows(SMALL, count=2)
+def test_the_best_come_first_and_what_was_stopped_after_them() -> None:
+    rows = best_rows(SMALL, count=3)
     assert [list(row.values()) for row in rows] == [
-        ["1", "60.00 %", "1", "1", "stopped early", "11.0s", "-", "ce[1]", "3"],
         ["3", "60.00 %", "1", "2", "done", "22.0s", "2", "kd", "3"],
+        ["0", "50.00 %", "2", "3", "done", "33.0s", "0.3", "kd", "3"],
+        ["1", "70.00 %", "1", "1", "stopped early", "11.0s", "-", "ce[1]", "3"],
     ]
     assert list(rows[0]) == ["trial", "value", "epoch", "epochs", "state", "wall", "weight", "method", "train.epochs"]
 
@@ -53,7 +54,7 @@ def test_a_loss_is_best_when_it_is_low() -> None:
 def test_it_is_printed_whole(width: int) -> None:
     text = printed(SMALL, width)
     assert "try: best 3 of 5 trials by highest val/top1" in text
-    for cell in ("60.00 %", "50.00 %", "stopped early", "ce[1]"):
+    for cell in ("60.00 %", "70.00 %", "stopped early", "ce[1]"):
         assert cell in text
     assert "…" not in text
 
@@ -68,9 +69,9 @@ def test_a_narrow_terminal_has_as_many_trials_as_fit() -> None:
 def test_the_remarks() -> None:
     assert search_remarks(SMALL) == [
         "trials: 2 done, 1 stopped, 1 failed, 1 waiting of 6 wanted; 6 epochs instead of 9, 8m20s",
-        "chosen by highest val/top1 on validation images; the test images took no part in the search",
+        "chosen by highest val/top1 on validation images, of whole trials; the test images took no part in the search",
         "failed trial 2: DataError: no [such] file",
-        "best trial 1: s3://bucket/runs/artifacts/search/trials/0001",
+        "best trial 3: s3://bucket/runs/artifacts/search/trials/0003",
     ]
 
 
@@ -98,7 +99,7 @@ def test_what_else_a_search_leaves_is_named() -> None:
 
 def test_a_search_by_speed_does_not_speak_of_validation() -> None:
     (line,) = [line for line in search_remarks(SMALL | {"metric": "images_per_s"}) if line.startswith("chosen")]
-    assert line == "chosen by highest images_per_s; the test images took no part in the search"
+    assert line == "chosen by highest images_per_s, of whole trials; the test images took no part in the search"
 
 
 def test_an_error_of_many_trials_is_told_once() -> None:

@@ -142,13 +142,13 @@ def test_a_terminal_has_a_table_with_what_varies(clock: list[float]) -> None:
     clock[0] = 9
     lines = drawn(shown)
     assert lines[0] == "1 done, 1 stopped, 1 failed, 1 running, 5 waiting of 9"
-    assert lines[1].startswith("best val/top1 40.00 % (trial 2, epoch 1)  9.0s so far  about ")
+    assert lines[1].startswith("best val/top1 30.00 % (trial 1, epoch 1)  9.0s so far  about ")
     table = [line.split() for line in lines if line and line.lstrip()[0] in "t0123456789"][-5:]
     assert table == [
         ["trial", "state", "epoch", "now", "best", "time", "weight", "method"],
         ["1", "running", "1/4", "30.00", "%", "30.00", "%", "20.0s", "1.5", "-"],
-        ["2", "stopped", "2/4", "35.00", "%", "40.00", "%", "22.0s", "2.5", "[kd]"],
         ["0", "done", "2/4", "20.00", "%", "20.00", "%", "22.0s", "0.5", "-"],
+        ["2", "stopped", "2/4", "35.00", "%", "40.00", "%", "22.0s", "2.5", "[kd]"],
         ["3", "failed", "0/4", "-", "-", "0.0s", "3.5", "-"],
     ]
 
@@ -237,3 +237,15 @@ def test_a_trial_that_starts_over_is_no_longer_the_best() -> None:
     shown.update(trial(1, "done", [0.5]))
     shown.update(trial(0, "running", [], attempts=2))
     assert shown.state.best is not None and shown.state.best.number == 1
+
+
+@pytest.mark.parametrize("end", ["stopped", "failed"])
+def test_one_that_does_not_train_to_its_end_is_no_longer_the_best(end: str) -> None:
+    shown, _ = view()
+    shown.update(trial(0, "running", [0.9]))
+    shown.update(trial(1, "done", [0.5]))
+    assert shown.state.best is not None and shown.state.best.number == 0
+    shown.update(trial(0, end, [0.9]))
+    assert shown.state.best.number == 1
+    shown.update(trial(2, end, [0.95]))
+    assert shown.state.best.number == 1

@@ -47,6 +47,7 @@ class Lab:
         self.size, self.max_epochs, self.concurrent = size, max_epochs, concurrent
         self.goal = Goal("val/top1", mode)
         self.fail: dict[int, int] = {}  # trial -> epoch in which it fails
+        self.refuse: dict[int, int] = {}  # trial -> epoch that its store does not let it finish
         self.kill_keep: int | None = None  # journal entries until the command is killed
         self.before_keep = False
         self.order: list[tuple[int, int]] = []
@@ -106,6 +107,8 @@ class Lab:
                 trial |= {"state": "failed", "error": "it failed"}
                 self._write(trial)
                 return
+            if self.refuse.get(number) == epoch:
+                break
             states = [*states, f"{number}:{epoch}"]
             self.store.write_json(f"{self.folder_of(number)}/checkpoints/step-{epoch:09d}.pt", states)
             self.order.append((number, epoch))
@@ -226,6 +229,17 @@ def test_a_failed_trial_leaves(tmp_path: Path) -> None:
     assert [trial["state"] for trial in trials] == ["failed" if number in lab.fail else "done" for number in range(8)]
     assert all(turn["from"] != 7 for trial in trials for turn in trial["lineage"])
     assert all(turn["from"] != 3 for trial in trials for turn in trial["lineage"] if turn["from_epoch"] > 2)
+
+
+def test_one_that_cannot_go_on_waits_for_the_next_command(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.refuse = {7: 1, 3: 4}
+    trials = lab.run()  # and no end of trying
+    assert [trial["state"] for trial in trials] == ["waiting" if n in lab.refuse else "done" for n in range(8)]
+    assert trials[7]["epochs"] == 0 and trials[3]["epochs"] == 3
+    lab.refuse = {}
+    assert [trial["epochs"] for trial in lab.run()] == [6] * 8
+    assert {trial["state"] for trial in lab.trials()} == {"done"}
 
 
 def test_when_all_fail_it_ends(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class Live:
     config: dict[str, Any]
     trial_id: str
     status: str = "RUNNING"
+    is_saving: bool = False
 
 
 @dataclass
@@ -94,6 +95,19 @@ def two_at_a_time(count: int) -> list[int]:
     return [first + side for first in range(0, count, 2) for _ in range(EPOCHS) for side in (0, 1)]
 
 
+def four_at_a_time(count: int) -> list[int]:
+    """Trials in the order of their epochs: four side by side, each of another pace."""
+    order = []
+    for first in range(0, count, 4):
+        left = {first + side: EPOCHS for side in range(4)}
+        while any(left.values()):
+            for side, number in enumerate(left):
+                paced = min(left[number], (3, 1, 2, 4)[(side + first) % 4])
+                left[number] -= paced
+                order += [number] * paced
+    return order
+
+
 SCHEDULERS = [
     "asha",
     {"type": "asha", "grace_epochs": 2, "reduction": 2},
@@ -104,8 +118,8 @@ SCHEDULERS = [
 
 @pytest.mark.parametrize("mode", ["max", "min"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS, ids=str)
-def test_a_restart_changes_no_verdict(scheduler: dict[str, Any] | str, mode: str) -> None:
-    order = two_at_a_time(12)
+@pytest.mark.parametrize("order", [two_at_a_time(12), four_at_a_time(16)], ids=["two", "four"])
+def test_a_restart_changes_no_verdict(scheduler: dict[str, Any] | str, mode: str, order: list[int]) -> None:
     whole = judged(scheduler, [(number, False) for number in order], mode)
     assert {"CONTINUE", "STOP"} <= set(whole)
     for every in (1, 10):
@@ -158,6 +172,64 @@ def test_median_never_pauses() -> None:
 
     said = scheduler.on_trial_result(Controller(), first, {EPOCH: 1, OBJECTIVE: 0.1})
     assert said == TrialScheduler.CONTINUE
+
+
+def test_a_bad_start_that_was_let_go_on_is_no_error_after_a_restart() -> None:
+    """Beside all that others reached later, a replayed judgement would have stopped it."""
+    rows = {0: [0.5, 0.6, 0.7], 1: [0.5, 0.6, 0.7], 2: [0.5, 0.6, 0.7], 3: [0.1, 0.8, 0.9]}
+    trials = [new_trial(number, {}, {}) | {"state": "done" if number < 3 else "running"} for number in rows]
+    for trial in trials:
+        take_rows(trial, [{"epoch": n, METRIC: x} for n, x in enumerate(rows[trial["number"]], 1)], Goal(METRIC))
+    scheduler = made({"type": "median", "min_trials": 3})
+    remember(scheduler, trials[:3], trials[3:], METRIC)
+    command = Command(scheduler, "again", {3: trials[3]}, {3: Live({"number": 3}, "again-3")})
+    scheduler.on_trial_add(None, command.live[3])
+    assert command.epoch(3, 0.95) == TrialScheduler.CONTINUE
+
+
+class Controller:
+    """As much of Ray Tune as Hyperband asks of it."""
+
+    def __init__(self, scheduler: TrialScheduler) -> None:
+        self.scheduler = scheduler
+
+    def stop_trial(self, trial: Live) -> None:
+        trial.status = "TERMINATED"
+        self.scheduler.on_trial_complete(self, trial, {})
+
+
+@pytest.mark.parametrize("end", ["fails", "starts anew"])
+def test_a_bracket_goes_on_without_a_trial_that_is_gone(end: str) -> None:
+    """Nine epochs, by three: a bracket of nine trials is cut after one epoch and after three."""
+    scheduler = made("hyperband")
+    controller = Controller(scheduler)
+    others = [Live({"number": number}, str(number)) for number in range(3 + 5)]  # fill two brackets before it
+    live = [Live({"number": number}, str(number)) for number in range(8, 17)]
+    for each in [*others, *live]:
+        scheduler.on_trial_add(controller, each)
+    bracket = scheduler._trial_info[live[0]][0]
+    assert {scheduler._trial_info[each][0] for each in live} == {bracket} and bracket._live_trials.keys() == set(live)
+
+    def epoch(trial: Live, number: int, value: float | None) -> None:
+        trial.status = "RUNNING"
+        result = {EPOCH: number} | ({} if value is None else {OBJECTIVE: value})
+        said = scheduler.on_trial_result(controller, trial, result)
+        trial.status = {"CONTINUE": "RUNNING", "PAUSE": "PAUSED", "STOP": "TERMINATED"}[said]
+
+    for at, trial in enumerate(live):  # the first has no value: it is the worst
+        epoch(trial, 1, at / 10 if at else None)
+    left = [trial for trial in live if trial in bracket._live_trials]
+    assert left == live[6:]
+    for trial in left:
+        epoch(trial, 2, 0.5)
+    for trial in left[:2]:
+        epoch(trial, 3, 0.5)
+    assert [trial.status for trial in left] == ["PAUSED", "PAUSED", "RUNNING"]
+    left[2].status = "ERROR" if end == "fails" else "PENDING"
+    scheduler.on_trial_error(controller, left[2])
+    assert scheduler.choose_trial_to_run(controller) in left[:2] + others, "both wait for one that does not come"
+    assert sorted(trial.status for trial in left[:2]) == ["PAUSED", "TERMINATED"]
+    assert bracket.trials_to_unpause & set(left[:2])
 
 
 def test_a_trial_is_never_stopped_at_its_last_epoch() -> None:

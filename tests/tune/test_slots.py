@@ -52,6 +52,15 @@ def test_fractions_of_gpus_on_two_nodes() -> None:
     assert slots.accelerators == 0.25
 
 
+@pytest.mark.parametrize(
+    ("gpus", "there", "held"), [(0.3, 4, 12), (0.4, 4, 8), (0.6, 4, 4), (0.6, 2, 2), (1, 4, 4), (2, 4, 2), (2, 3, 1)]
+)
+def test_a_share_lies_on_one_gpu(gpus: float, there: int, held: int) -> None:
+    few = cluster(gpus_per_worker=gpus, cpus_per_worker=0.1)
+    assert find_slots(few, [Node(64.0, float(there))], stream=False, wanted=MANY).concurrent == held
+    assert find_slots(few, [Node(64.0, float(there))] * 2, stream=False, wanted=MANY).concurrent == 2 * held
+
+
 def test_a_gpu_is_not_put_together_from_two_nodes() -> None:
     nodes = [Node(8.0, 0.5), Node(8.0, 0.5)]
     with pytest.raises(ClusterError, match="one trial needs"):
