@@ -20,8 +20,6 @@ SCALE = (
     ("driver's memory: largest growth, MB", "peak_rss_growth_mb", 1.0, 0),
     ("journal, kB", "journal_bytes", 1e-3, 0),
     ("journal, files", "journal_files", 1.0, 0),
-    ("what Ray Tune wrote meanwhile, kB", "tune_bytes", 1e-3, 0),
-    ("files of it", "tune_files", 1.0, 0),
     ("seconds from the last trial's end to the sweep's", "last_end_to_return_s", 1.0, 1),
     ("ms to ask the sampler, last hundred", "ask_ms", 1.0, 0),
     ("seconds to resume", "resume_s", 1.0, 2),

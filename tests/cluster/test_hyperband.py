@@ -1,0 +1,47 @@
+"""Hyperband, whose trials pause: one fails in a bracket, Ctrl-C comes while another is paused, and all of it ends."""
+
+from __future__ import annotations
+
+import signal
+
+from tests.cluster.command import running
+from tests.cluster.conftest import Place
+from tests.cluster.searches import searched, states, trials
+
+FATES = ["plain-0", "plain-1", "raise", "plain-3", "slow", "plain-5", "plain-6", "plain-7"]
+FAILS, PAUSED, SLOW = 2, 3, 4
+SEARCH = {
+    "space": {"objectives.fate.fate": FATES},
+    "searcher": "grid",
+    "scheduler": {"type": "hyperband", "reduction": 3},
+    "metric": "val/nll",
+    "concurrent": 1,
+}
+
+
+def test_brackets_that_fail_and_stop_and_go_on(joined: Place) -> None:
+    """Three epochs, by three: two trials whole, then three of which one goes on after its first epoch."""
+    early = {"kd": None, "fate": {"at": 10}}
+    experiment = joined.write(**searched(joined, SEARCH, teacher=None, objectives=early))
+    with running(joined.start(experiment)) as command:
+        command.wait_for(
+            lambda: (joined.folder / "slow").exists() and trials(joined.runs)[PAUSED]["epochs"] == 1,
+            "a trial that waits for a slow one in its bracket",
+        )
+        command.signal(signal.SIGINT)
+        assert command.wait() == 130, command.output
+    before = trials(joined.runs)
+    assert [before[number]["state"] for number in (0, 1, FAILS)] == ["done", "done", "failed"]
+    assert [before[number]["state"] for number in (PAUSED, SLOW)] == ["waiting", "waiting"]
+    (joined.folder / "go").touch()
+    joined.run(experiment)
+
+    after = trials(joined.runs)
+    assert {number: after[number] for number in (0, 1, FAILS)} == {number: before[number] for number in (0, 1, FAILS)}
+    # What was left fills the first bracket, and trains to its end; the next is cut from three to one.
+    assert [after[number]["state"] for number in (PAUSED, SLOW)] == ["done", "done"]
+    assert after[PAUSED]["started"] == before[PAUSED]["started"]
+    last = {number: state for number, state in states(joined.runs).items() if number > SLOW}
+    assert sorted(last.values()) == ["done", "stopped", "stopped"]
+    for number, state in last.items():
+        assert after[number]["epochs"] == (3 if state == "done" else 1)
