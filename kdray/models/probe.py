@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdray.errors import ModelError
+from kdray.models.eager import flop_counter
 from kdray.models.layout import Layout, layout_of
 
 IMAGES = 2  # two, so that a batch dimension cannot be taken for another
@@ -101,7 +101,7 @@ def trace(module: nn.Module, image_size: int, device: str) -> Trace:
         if name:
             handles.append(part.register_forward_pre_hook(enter(name), with_kwargs=True))
             handles.append(part.register_forward_hook(leave))
-    counter = FlopCounterMode(display=False)
+    counter = flop_counter()
     try:
         module.eval()
         # Gradients on: fused inference paths (attention) would hide their products, and grad_fn names functions.

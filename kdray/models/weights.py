@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdray.errors import ModelError, nearest
 from kdray.models import foreign
+from kdray.models.meta import on_meta
 from kdray.models.outputs import Net
 from kdray.models.registry import entries
 from kdray.models.state import StateFile, digest, read_state, strip_prefixes
@@ -137,7 +138,7 @@ def fitting_model(state: Mapping[str, Tensor]) -> str | None:
     """The zoo network that has exactly these keys and shapes, at any number of classes; None if there is none."""
     shapes = {key: tuple(value.shape) for key, value in state.items() if not key.endswith(COUNTERS)}
     for name, entry in entries().items():
-        with torch.device("meta"):
+        with on_meta():
             module = entry(1, {})
         head = f"{module.head_name}."
         own = {key: tuple(value.shape) for key, value in module.state_dict().items() if not key.endswith(COUNTERS)}

@@ -15,12 +15,13 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdray.errors import ModelError, nearest
 from kdray.models import composed, foreign
 from kdray.models.blocks import Backbone
+from kdray.models.eager import flop_counter
 from kdray.models.headless import CLASSES, plan_without_head, take_off
+from kdray.models.meta import on_meta, unfilled
 from kdray.models.outputs import ModelInfo, Net
 from kdray.models.probe import IMAGES, quiet_random
 from kdray.models.registry import Entry, entries, find, known_names
@@ -88,7 +89,7 @@ def list_models() -> list[ModelRow]:
     rows = []
     for name in sorted(entries(), key=lambda key: [int(part) if part.isdigit() else part for part in _parts(key)]):
         entry = entries()[name]
-        with torch.device("meta"):
+        with on_meta():
             count = sum(parameter.numel() for parameter in entry(100, {}).parameters())
         rows.append(ModelRow(name, count, entry.source))
     return rows
@@ -184,7 +185,7 @@ def _plan(recipe: Mapping[str, Any]) -> TapPlan | ModelInfo:
 
 def _plan_foreign(recipe: Mapping[str, Any]) -> TapPlan:
     def on(device: str) -> TapPlan:
-        with torch.device(device):
+        with on_meta() if device == "meta" else torch.device(device):
             module = _construct(recipe)
         if not recipe["classifier"]:
             return plan_without_head(module, recipe, device)
@@ -212,18 +213,18 @@ class _Asked:
 def _plan_zoo(asked: _Asked) -> ModelInfo:
     recipe = asked.recipe
     size = recipe["image_size"]
-    counter = FlopCounterMode(display=False)
-    with torch.device("meta"):
+    counter = flop_counter()
+    with unfilled(size) as device:
         module = _construct(recipe)
         assert isinstance(module, Backbone)
         chosen = _chosen(module, recipe["stages"])
         if recipe["pooled"] not in (None, module.head_name):
             raise ModelError("its pooled vector is what enters its classifier", where="pooled", fix="leave pooled out")
-        try:
-            with torch.no_grad(), counter:
-                outputs = module.eval().taps(torch.zeros(IMAGES, 3, size, size), True, False)
-        except RuntimeError as error:
-            raise ModelError(f"it cannot run on 3x{size}x{size} images: {str(error).splitlines()[0]}") from error
+    try:
+        with torch.no_grad(), counter:
+            outputs = module.eval().taps(torch.zeros(IMAGES, 3, size, size, device=device), True, False)
+    except RuntimeError as error:
+        raise ModelError(f"it cannot run on 3x{size}x{size} images: {str(error).splitlines()[0]}") from error
     stages = outputs.stages if chosen is None else [outputs.stages[number] for number in chosen]
     return ModelInfo(
         name=recipe["model"],

@@ -12,7 +12,9 @@ from kdray.data.dataset import Dataset, Split
 from kdray.data.feed import will_stream
 from kdray.data.footprint import decoded_bytes
 from kdray.experiment import ModelSpec
+from kdray.models.meta import on_meta, unfilled
 from kdray.models.outputs import ModelInfo
+from kdray.models.registry import find
 from kdray.models.zoo import build, describe
 from kdray.objectives.contract import Setup
 from kdray.objectives.registry import bank_bytes
@@ -138,15 +140,16 @@ def _described(asked: _Asked, num_classes: int, image_size: int) -> ModelInfo:
 
 
 def activation_count(spec: ModelSpec, num_classes: int, image_size: int) -> int:
-    """Elements that one image leaves for the backward pass: the outputs of all leaf modules, on the meta device."""
+    """Elements that one image leaves for the backward pass: the outputs of all leaf modules."""
     return _activation_count(_Asked(spec.model_dump_json(), spec), num_classes, image_size)
 
 
 @lru_cache(maxsize=64)
 def _activation_count(asked: _Asked, num_classes: int, image_size: int) -> int:
-    with torch.device("meta"):
+    # Somebody's own network must not run here with values: what it does then is for its training.
+    with unfilled(image_size) if find(asked.spec.model) else on_meta() as device:
         net = build(asked.spec, num_classes, image_size)
-        images = torch.empty(2, 3, image_size, image_size)
+    images = torch.zeros(2, 3, image_size, image_size, device=device)
     total = 0
 
     def count(_module: nn.Module, _inputs: object, output: object) -> None:

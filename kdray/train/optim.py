@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from kdray.experiment import Train
+from kdray.models.eager import left_alone, uncompiled
 
 
 def base_lr(train: Train) -> float:
@@ -69,9 +70,12 @@ def follow_weight_decay(optimizer: torch.optim.Optimizer, train: Train, modules:
 
 def make_optimizer(train: Train, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
     """Build the optimizer of `train` over the trainable parameters of `modules` (one fused kernel per step)."""
+    left_alone(torch.optim.Optimizer)
     config = train.optimizer
     groups = parameter_groups(modules, config.weight_decay, config.decay_norm_and_bias)
     lr = base_lr(train)
     if config.type == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
-    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, fused=True)
+        return uncompiled(torch.optim.SGD)(
+            groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov, fused=True
+        )
+    return uncompiled(torch.optim.AdamW)(groups, lr=lr, betas=config.betas, fused=True)

@@ -11,7 +11,6 @@ from typing import Any
 import ray
 import ray.exceptions
 import ray.train
-import ray.train.torch
 
 from kdray.errors import Interrupted, KdrayError
 from kdray.experiment import Cluster
@@ -21,6 +20,7 @@ from kdray.train.environment import cluster_address
 from kdray.train.failure import Reason, WorkerFailure, reason_of
 from kdray.train.group import GroupConfig
 from kdray.train.job import Listener
+from kdray.train.lean import LeanTrainer
 from kdray.train.shares import Shares
 from kdray.train.spec import StageSpec
 
@@ -74,12 +74,13 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
     # A folder of this attempt's own: another command may be at the same stage.
     store, folder = Store(stage.store).sub(stage.folder), f"{RAY_FOLDER}{os.getpid()}-{time.time_ns()}"
     filesystem, path = open_uri(store.path_uri(folder))
-    trainer = ray.train.torch.TorchTrainer(
+    local = cluster_address(cluster) is None
+    trainer = LeanTrainer(
         _train_function,  # type: ignore[arg-type]
         # By reference: the controller would unpickle values, labels of a million images and all, and print them into
         # the dashboard.
         train_loop_config={"stage": ray.put(stage), "control": control},
-        torch_config=GroupConfig(local=cluster_address(cluster) is None),
+        torch_config=GroupConfig(local=local),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
         ),
@@ -90,6 +91,7 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
             storage_filesystem=filesystem,
         ),
     )
+    trainer.local = local
     outcome: dict[str, Any] = {}
 
     def fit() -> None:

@@ -22,6 +22,7 @@ from tests.cluster.command import BIN, REPOSITORY, Head, Process, ray_head, runn
 
 TROUBLE = {"type": "own:Trouble", "weight": 1}
 STEPS_PER_EPOCH = 15
+LONGEST = ("test_shipped.py", "test_search.py", "test_kill.py")
 EXPERIMENT: dict[str, Any] = {
     "name": "tiny",
     "data": {"source": "digits", "augment": ["pad_crop", "flip"], "validation": 0.1, "limit": 480},
@@ -82,6 +83,15 @@ class Place:
             ended = command.wait()
             assert ended == code, f"exit code {ended}, not {code}:\n{command.output}"
             return command.output
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of clusters begin first, the longest of them before all: nobody waits for them in the end."""
+
+    def turn(item: pytest.Item) -> int:
+        return 0 if item.path.name in LONGEST else 1 if item.path.parent == Path(__file__).parent else 2
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="package")
