@@ -154,11 +154,13 @@ class Search(Part):
     @classmethod
     def _searcher_of_hyperband(cls, value: Any) -> Any:
         # Its brackets are filled before any trial ends: nothing could be learned.
-        if not isinstance(value, Mapping) or value.get("searcher") is not None:
+        if not isinstance(value, Mapping):
             return value
-        asked = _by_type(value.get("scheduler"))
+        asked, searcher = _by_type(value.get("scheduler")), _by_type(value.get("searcher") or {})
         brackets = isinstance(asked, Mapping) and asked.get("type") == "hyperband"
-        return {**value, "searcher": "random"} if brackets else value
+        if not brackets or not isinstance(searcher, Mapping) or searcher.get("type") is not None:
+            return value
+        return {**value, "searcher": {"type": "random", **searcher}}
 
     @model_validator(mode="after")
     def _metric_is_known(self) -> Search:

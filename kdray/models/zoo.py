@@ -21,7 +21,7 @@ from kdray.models import composed, foreign
 from kdray.models.blocks import Backbone
 from kdray.models.eager import flop_counter
 from kdray.models.headless import CLASSES, plan_without_head, take_off
-from kdray.models.meta import on_meta, unfilled
+from kdray.models.meta import on_meta, runs_unfilled, unfilled
 from kdray.models.outputs import ModelInfo, Net
 from kdray.models.probe import IMAGES, quiet_random
 from kdray.models.registry import Entry, entries, find, known_names
@@ -70,7 +70,8 @@ def build(spec: Spec, num_classes: int | None, image_size: int) -> Net:
 
 
 def describe(spec: Spec, num_classes: int | None, image_size: int) -> ModelInfo:
-    """What `build` would give, found on the meta device: no weights are allocated and no random numbers drawn.
+    """What `build` would give, found on the meta device, or of a small network on small images by running it once with
+    whatever memory it gets: no random numbers are drawn.
 
     Only a foreign network that cannot be built there (it reads its own weights while it is built) is built on the CPU
     and thrown away. Raises the same ModelError as `build`.
@@ -214,12 +215,15 @@ def _plan_zoo(asked: _Asked) -> ModelInfo:
     recipe = asked.recipe
     size = recipe["image_size"]
     counter = flop_counter()
-    with unfilled(size) as device:
+    with on_meta() as device:
         module = _construct(recipe)
         assert isinstance(module, Backbone)
         chosen = _chosen(module, recipe["stages"])
         if recipe["pooled"] not in (None, module.head_name):
             raise ModelError("its pooled vector is what enters its classifier", where="pooled", fix="leave pooled out")
+    if runs_unfilled(module, size):
+        with unfilled() as device:
+            module = cast(Backbone, _construct(recipe))
     try:
         with torch.no_grad(), counter:
             outputs = module.eval().taps(torch.zeros(IMAGES, 3, size, size, device=device), True, False)

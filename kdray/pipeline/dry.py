@@ -54,12 +54,16 @@ def _culprit(spec: StageSpec, number: int, found: Difference, student: ModelInfo
     return key_in_phase(number, changes, f"objectives.{found.objective}")
 
 
-def loss_names(spec: StageSpec, student: ModelInfo, teacher: ModelInfo | None) -> list[str]:
-    """Names of the losses that the history of this training has, `total` last."""
+def loss_names(spec: StageSpec, student: ModelInfo, teacher: ModelInfo | None) -> tuple[list[str], list[str]]:
+    """Names of the losses that the history of this training has, of all phases, `total` last; and of objectives that
+    weigh nothing in the middle of it, whose losses (NAME, NAME.PART) it may have before or after."""
     names: dict[str, None] = {}
+    asleep: dict[str, None] = {}
     for objectives in (spec.objectives, *(phase.objectives for phase in spec.phases)):
-        names |= dict.fromkeys(_step(replace(spec, objectives=objectives), student, teacher)[1].parts)
-    return [*names, "total"]
+        report = _step(replace(spec, objectives=objectives), student, teacher)[1]
+        names |= dict.fromkeys(report.parts)
+        asleep |= dict.fromkeys(name for name in report.weights if name not in report.parts)
+    return [*names, "total"], list(asleep)
 
 
 def dry_step(spec: StageSpec, student: ModelInfo, teacher: ModelInfo | None) -> ObjectiveSet:

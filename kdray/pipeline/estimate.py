@@ -12,7 +12,7 @@ from kdray.data.dataset import Dataset, Split
 from kdray.data.feed import will_stream
 from kdray.data.footprint import decoded_bytes
 from kdray.experiment import ModelSpec
-from kdray.models.meta import on_meta, unfilled
+from kdray.models.meta import on_meta, runs_unfilled, unfilled
 from kdray.models.outputs import ModelInfo
 from kdray.models.registry import find
 from kdray.models.zoo import build, describe
@@ -146,9 +146,12 @@ def activation_count(spec: ModelSpec, num_classes: int, image_size: int) -> int:
 
 @lru_cache(maxsize=64)
 def _activation_count(asked: _Asked, num_classes: int, image_size: int) -> int:
-    # Somebody's own network must not run here with values: what it does then is for its training.
-    with unfilled(image_size) if find(asked.spec.model) else on_meta() as device:
+    with on_meta() as device:
         net = build(asked.spec, num_classes, image_size)
+    # Somebody's own network must not run here with values: what it does then is for its training.
+    if find(asked.spec.model) and runs_unfilled(net, image_size):
+        with unfilled() as device:
+            net = build(asked.spec, num_classes, image_size)
     images = torch.zeros(2, 3, image_size, image_size, device=device)
     total = 0
 

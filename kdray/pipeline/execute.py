@@ -58,6 +58,11 @@ def run_plan(
         if matrix is not None and before.get("matrix") != matrix.plain():  # another baseline, other published numbers
             before |= {"matrix": matrix.plain(), "experiment": plan.comparison.plain()}
             write_record(store, before)
+        search = plan.comparison.first.search
+        if search is not None and search.mlflow is not None and before["search"].get("mlflow_uri") != search.mlflow:
+            from kdray.pipeline.search_stage import send_again
+
+            send_again(store, before, search.mlflow)
         return before | {"stages": [result | {"reused": True} for result in before["stages"]]}
     record = start_record(plan, command or [])
     folder = f"{RUNS}/{plan.run_id}"
@@ -116,12 +121,10 @@ def _finished_before(plan: Plan) -> dict[str, Any] | None:
 
 
 def _search_ended(experiment: Experiment, search: Search, record: dict[str, Any]) -> bool:
-    """Whether the run of `record` made all trials that `search` asks for by now, or had no more time for them, ran as
-    many in full as it asks for, and told MLflow."""
+    """Whether the run of `record` made all trials that `search` asks for by now, or had no more time for them, and ran
+    as many in full as it asks for."""
     made = record.get("search")
     if made is None:
-        return False
-    if search.mlflow is not None and made.get("mlflow_uri") != search.mlflow:
         return False
     if search.transfer is not None and (made["transfer"] or {}).get("check", 0) < search.transfer.check:
         return False

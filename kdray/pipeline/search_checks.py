@@ -57,7 +57,6 @@ def check_search(experiment: Experiment, opened: Opened) -> None:
         raise ConfigError(problem, where=f"search.space.{name}", fix="Take it out of the space, or remove balance:")
     plain = experiment.model_copy(update={"search": None})
     proxy = plain
-    _check_metric(plain, search, opened)
     if search.transfer is not None:
         _look(plain, opened)  # what is wrong with it is not the proxy's
         proxy = with_changes(plain, search.transfer.set, PROXY)
@@ -68,7 +67,7 @@ def check_search(experiment: Experiment, opened: Opened) -> None:
     taught = _teacher(proxy, opened)
 
     def check(trial: Experiment) -> None:
-        _has_loss(search.metric, *_look(trial, opened))
+        _has_metric(search.metric, opened.data(trial), *_look(trial, opened))
         if trial.student is not None and _teacher(trial, opened) != taught:
             raise ConfigError("it changes the teacher too, and all trials learn from one", fix=PIN)
 
@@ -86,6 +85,10 @@ def _check_scheduler(experiment: Experiment, search: Search) -> None:
     if kind in ("pbt", "hyperband") and experiment.cluster.workers > 1:
         problem = f"{kind} makes trials wait at the end of an epoch, which those of several workers do not"
         raise ConfigError(problem, where=where, fix="Set cluster.workers to 1, or use asha or median")
+    if kind == "hyperband" and search.concurrent is not None:
+        problem = "hyperband has all trials of a bracket wait for each other, and they run as there is room"
+        fix = "Leave it out: cluster.cpus_per_worker and gpus_per_worker say how many fit"
+        raise ConfigError(problem, where="search.concurrent", fix=fix)
     if kind == "hyperband" and search.searcher.type not in ("random", "grid"):
         problem = f"hyperband fills its brackets before any trial ends, and {search.searcher.type} would learn nothing"
         raise ConfigError(problem, where="search.searcher", fix="Write searcher: random, or scheduler: asha")
@@ -99,31 +102,22 @@ def _check_scheduler(experiment: Experiment, search: Search) -> None:
         raise ConfigError(problem, where="search.searcher", fix="Write searcher: random, or leave it out")
 
 
-def _check_metric(experiment: Experiment, search: Search, opened: Opened) -> None:
-    """Whether an epoch of the experiment will have the metric; other losses of trials are looked at with each."""
-    spec, sizes = _look(experiment, opened)
-    _has_loss(search.metric, spec, sizes)
-    if not search.metric.startswith("val/"):
-        return
-    where, fix = "search.metric", "Search by loss/total: test takes part in no choice"
-    validation = opened.data(experiment).validation
-    if validation is None or len(validation) == 0:
-        problem = f"{search.metric} needs validation images, and data.validation leaves none"
-        raise ConfigError(problem, where=where, fix=f"Raise data.validation. Or: {fix}")
-    if not sizes.student.num_classes:
-        raise ConfigError(f"{search.metric} needs a classifier, and what is searched has none", where=where, fix=fix)
-
-
-def _has_loss(metric: str, spec: StageSpec, sizes: Estimate) -> None:
-    if not metric.startswith("loss/") or metric == "loss/total":
-        return
-    name, known = metric.removeprefix("loss/"), loss_names(spec, sizes.student, sizes.teacher)
-    if name not in known:
-        raise ConfigError(
-            f"no epoch will have {metric}{nearest(name, known)}",
-            where="search.metric",
-            fix=f"Choose one of {', '.join(f'loss/{each}' for each in known)}, or a metric of validation",
-        )
+def _has_metric(metric: str, dataset: Dataset, spec: StageSpec, sizes: Estimate) -> None:
+    """Check that the epochs of a trial will have what it is judged by."""
+    where = "search.metric"
+    if metric.startswith("val/"):
+        fix = "Search by loss/total: test takes part in no choice"
+        if dataset.validation is None or len(dataset.validation) == 0:
+            problem = f"{metric} needs validation images, and data.validation leaves none"
+            raise ConfigError(problem, where=where, fix=f"Raise data.validation. Or: {fix}")
+        if not sizes.student.num_classes:
+            raise ConfigError(f"{metric} needs a classifier, and what is searched has none", where=where, fix=fix)
+    if metric.startswith("loss/") and metric != "loss/total":
+        name = metric.removeprefix("loss/")
+        known, asleep = loss_names(spec, sizes.student, sizes.teacher)
+        if name not in known and not any(name == each or name.startswith(f"{each}.") for each in asleep):
+            fix = f"Choose one of {', '.join(f'loss/{each}' for each in known)}, or a metric of validation"
+            raise ConfigError(f"no epoch will have {metric}{nearest(name, known)}", where=where, fix=fix)
 
 
 def _look(trial: Experiment, opened: Opened) -> tuple[StageSpec, Estimate]:

@@ -22,6 +22,7 @@ from kdray.report.search_report import report_search
 from kdray.store import Store
 from kdray.train.job import Listener
 from kdray.tune.importance import importance
+from kdray.tune.journal import Journal
 from kdray.tune.views import ViewMaker
 
 
@@ -68,6 +69,19 @@ def send_to_mlflow(store: Store, facts: dict[str, Any], record: dict[str, Any], 
     """
     record["search"] |= {"mlflow": export_mlflow(facts, record, uri), "mlflow_uri": uri}
     write_record(store, record)
+
+
+def send_again(store: Store, record: dict[str, Any], uri: str) -> None:
+    """Send the search of a finished run to another MLflow, or to one for the first time.
+
+    Raises:
+        StoreError: MLflow does not take it.
+    """
+    run, facts = f"{RUNS}/{record['run_id']}", record["search"]
+    whole = facts | {"trials": Journal(store, f"{run}/{FOLDER}").load()}
+    if facts["transfer"] is not None:
+        whole["transfer"] = facts["transfer"] | {"trials": Journal(store, f"{run}/{FOLDER}-full").load()}
+    send_to_mlflow(store, whole, record, uri)
 
 
 def _winner_stage(plan: Plan, stage: Stage, winner: Experiment, store: Store) -> Stage:

@@ -151,6 +151,8 @@ class Searching:
         remember(scheduler, ended, [trial for trial in known if trial not in ended], self.goal.metric)
         work = search_work(plan, self.goal, slots, self.seen_by, self.store, folder)
         hours = self.search.max_hours
+        if given is None and self._had_its_time(hours):
+            hours = 0.0  # another command asks for something else of it
 
         def on_end(trial: Trial) -> None:
             # Workers elsewhere may still be writing; theirs go when all have ended.
@@ -213,6 +215,11 @@ class Searching:
             count = sum(trial["state"] in ENDED for trial in trials)
             raise Interrupted(f"stopped with {count} of {wanted} trials ended, the state of the others saved")
         return trials
+
+    def _had_its_time(self, hours: float | None) -> bool:
+        """Whether an earlier command ended this search because `hours` were over."""
+        made = (self.plan.earlier or {}).get("search") or {}
+        return bool(made.get("out_of_time")) and made.get("max_hours") == hours
 
     # -- a proxy -------------------------------------------------------------------------------------------------------
 

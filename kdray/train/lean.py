@@ -1,4 +1,4 @@
-"""Ray Train's torch trainer without the processes that kdray has no use for."""
+"""Ray Train's torch trainer without a process that kdray has no use for."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ from typing import Any
 
 import ray.train.torch
 
-SHARES_DATA, CLEANS_UP = "DatasetsCallback", "PlacementGroupCleanerCallback"
+SHARES_DATA = "DatasetsCallback"
 
 
 class LeanTrainer(ray.train.torch.TorchTrainer):
-    """Starts no process that shares out Ray Data sets: kdray's workers read their own. On a cluster that ends with
-    this process (`local`), none that would take its reservations back after its death either.
+    """Starts no process that shares out Ray Data sets: kdray's workers read their own.
 
-    Each is an interpreter that imports Ray Train, seconds of CPU for every stage. What Ray Train calls them is its own
-    affair: under other names they are started, and do no harm.
+    It would be an interpreter that imports Ray Train, seconds of CPU for every stage. What Ray Train calls it is its
+    own affair: under another name it is started, and does no harm.
     """
-
-    local = False
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-        unused = (SHARES_DATA, CLEANS_UP) if self.local else (SHARES_DATA,)
-        return [callback for callback in callbacks if type(callback).__name__ not in unused]
+        return [callback for callback in callbacks if type(callback).__name__ != SHARES_DATA]

@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kdray.data.batch import Batch, normalise
 from kdray.data.mix import Mixer
-from kdray.models.eager import left_alone
 from kdray.models.outputs import Net, Outputs
 from kdray.objectives import ObjectiveSet, StepInfo, Targets
 from kdray.objectives.contract import Mixed
@@ -72,7 +71,6 @@ def shared_by_ranks(trainable: Trainable, device: torch.device) -> DistributedDa
     Running statistics are not broadcast: training never reads them, and rank 0's are the ones that count. Banks must
     not be: a sharded one's rows are the worker's own.
     """
-    left_alone(DistributedDataParallel)
     ids = [device] if device.type == "cuda" else None
     return DistributedDataParallel(trainable, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 

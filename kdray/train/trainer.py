@@ -74,13 +74,12 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
     # A folder of this attempt's own: another command may be at the same stage.
     store, folder = Store(stage.store).sub(stage.folder), f"{RAY_FOLDER}{os.getpid()}-{time.time_ns()}"
     filesystem, path = open_uri(store.path_uri(folder))
-    local = cluster_address(cluster) is None
     trainer = LeanTrainer(
         _train_function,  # type: ignore[arg-type]
         # By reference: the controller would unpickle values, labels of a million images and all, and print them into
         # the dashboard.
         train_loop_config={"stage": ray.put(stage), "control": control},
-        torch_config=GroupConfig(local=local),
+        torch_config=GroupConfig(local=cluster_address(cluster) is None),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
         ),
@@ -91,7 +90,6 @@ def _attempt(stage: StageSpec, cluster: Cluster, shares: Shares, listener: Liste
             storage_filesystem=filesystem,
         ),
     )
-    trainer.local = local
     outcome: dict[str, Any] = {}
 
     def fit() -> None:

@@ -56,6 +56,7 @@ class Population(Suggest):
         self._store, self._folder_of, self._keep = store, folder_of, keep
         self._concurrent, self._on_new, self._stopping = concurrent, on_new, stopping
         self._live: set[str] = set()
+        self._ending: set[int] = set()  # sent on once more to evaluate and write what all epochs led to
         known = {trial["number"]: trial for trial in trials}
         self._trials = [known.get(number) or self._born(number) for number in range(size)]
         for trial in self._trials:
@@ -99,7 +100,11 @@ class Population(Suggest):
     def _next_generation(self) -> bool:
         """Exploit and explore, and queue everybody; False where nobody is left to train."""
         # What the store or the cluster did not let reach its end of the generation waits for the next command.
-        alive = [trial for trial in self._alive() if trial["epochs"] >= trial["until"]]
+        alive = [
+            trial
+            for trial in self._alive()
+            if trial["epochs"] >= trial["until"] and trial["number"] not in self._ending
+        ]
         ready = [trial for trial in alive if self._now(trial) is not None]
         # A command that was killed here decided on some: of the worst, in this order.
         decided = [trial for trial in ready if self._is_decided(trial)]
@@ -113,6 +118,8 @@ class Population(Suggest):
         for trial in alive:
             trial["until"] = min(trial["epochs"] + self._scheduler.every_epochs, self._max_epochs)
             self._keep(trial)
+            if trial["epochs"] >= self._max_epochs:
+                self._ending.add(trial["number"])
         self._queue.extend(sorted(alive, key=lambda trial: trial["number"]))
         return bool(alive)
 

@@ -58,7 +58,8 @@ class Brackets(HyperBandScheduler):
     """Halves a bracket whenever all that is left of it has come so far.
 
     Ray Tune's own does so no more after the first halving when a trial fails, or starts anew because its process died:
-    the others, paused, would wait without end. And it wants a value in every result; without one, ours is the worst.
+    the others, paused, would wait without end. Nor does it see that all that is left is past the next cut as well, as
+    trials of an earlier command may be. And it wants a value in every result; without one, ours is the worst.
     """
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -67,6 +68,13 @@ class Brackets(HyperBandScheduler):
         return str(super().on_trial_result(tune_controller, trial, result))
 
     def _process_bracket(self, tune_controller: Any, bracket: Any) -> str:
+        action = self._cut(tune_controller, bracket)
+        while bracket._halves > 0 and bracket._live_trials and bracket.cur_iter_done():
+            then = self._cut(tune_controller, bracket)
+            action = action if action == TrialScheduler.STOP else then
+        return action
+
+    def _cut(self, tune_controller: Any, bracket: Any) -> str:
         try:
             return str(super()._process_bracket(tune_controller, bracket))
         finally:

@@ -160,10 +160,10 @@ class _Running(tune.Callback):
                 on_new=self._begin,
                 stopping=self._stopping,
             )
-        suggest.room = self._room
+        suggest.room, most_pending = self._room, sweep.slots.most
         if isinstance(sweep.scheduler, HyperBandScheduler) and sweep.wanted is not None:
-            # A bracket is halved when all of it has come so far: it must be there, and takes turns on the places.
-            whole = sweep.wanted
+            # A bracket is cut when all that is in it has come so far: all must be there, and take turns on the places.
+            most_pending = whole = sweep.wanted
             suggest.room = lambda: whole
         fit(
             tune.with_parameters(TrialProcess, work=self.work, control=control),
@@ -174,7 +174,7 @@ class _Running(tune.Callback):
             over=lambda: self._stop and not self._has_processes(),
             reuse=sweep.reuse,
             max_failures=sweep.max_failures,
-            most_pending=sweep.slots.most,
+            most_pending=most_pending,
             scratch=scratch(sweep.store, sweep.folder, sweep.scheduler),
         )
 

@@ -15,14 +15,14 @@ SEARCH = {
     "searcher": "grid",
     "scheduler": {"type": "hyperband", "reduction": 3},
     "metric": "val/nll",
-    "concurrent": 1,
 }
 
 
 def test_brackets_that_fail_and_stop_and_go_on(joined: Place) -> None:
     """Three epochs, by three: two trials whole, then three of which one goes on after its first epoch."""
     early = {"kd": None, "fate": {"at": 10}}
-    experiment = joined.write(**searched(joined, SEARCH, teacher=None, objectives=early))
+    two = {"cpus_per_worker": 2}  # of the four that there are
+    experiment = joined.write(**searched(joined, SEARCH, teacher=None, objectives=early, cluster=two))
     with running(joined.start(experiment)) as command:
         command.wait_for(
             lambda: (joined.folder / "slow").exists() and trials(joined.runs)[PAUSED]["epochs"] == 1,
@@ -38,10 +38,10 @@ def test_brackets_that_fail_and_stop_and_go_on(joined: Place) -> None:
 
     after = trials(joined.runs)
     assert {number: after[number] for number in (0, 1, FAILS)} == {number: before[number] for number in (0, 1, FAILS)}
-    # What was left fills the first bracket, and trains to its end; the next is cut from three to one.
+    # What was left fills the first bracket, and trains to its end; what comes after it may be cut after an epoch.
     assert [after[number]["state"] for number in (PAUSED, SLOW)] == ["done", "done"]
     assert after[PAUSED]["started"] == before[PAUSED]["started"]
     last = {number: state for number, state in states(joined.runs).items() if number > SLOW}
-    assert sorted(last.values()) == ["done", "stopped", "stopped"]
+    assert set(last) == {5, 6, 7} and set(last.values()) <= {"done", "stopped"} and "done" in last.values()
     for number, state in last.items():
-        assert after[number]["epochs"] == (3 if state == "done" else 1)
+        assert (after[number]["epochs"] == 3) is (state == "done")

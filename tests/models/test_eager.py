@@ -11,7 +11,7 @@ from torch import nn
 
 from kdray.experiment import ModelSpec
 from kdray.models.eager import flop_counter, uncompiled
-from kdray.models.meta import on_meta, unfilled
+from kdray.models.meta import on_meta, runs_unfilled, unfilled
 from kdray.models.zoo import build, list_models
 
 LOOK = """
@@ -62,22 +62,27 @@ def test_an_optimizer_steps_as_torchs_own(kind: type[torch.optim.Optimizer]) -> 
 def test_nothing_is_drawn_for_shapes_and_all_is_drawn_for_a_network() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    with unfilled(32) as device, torch.no_grad():
-        nn.init.kaiming_normal_(nn.Conv2d(3, 4, 3).weight)
-        assert device == "cpu"
-    with unfilled(224) as device:
-        assert device == "meta" and nn.Linear(2, 2).weight.is_meta
+    with unfilled() as device, torch.no_grad():
+        layer = nn.Conv2d(3, 4, 3)
+        nn.init.kaiming_normal_(layer.weight)
+        assert device == layer.weight.device.type == "cpu"
     with on_meta():
         assert nn.Linear(2, 2).weight.is_meta
+        with unfilled():
+            assert not nn.Linear(2, 2).weight.is_meta
+    assert runs_unfilled(layer, 32) and not runs_unfilled(layer, 224)
     assert torch.equal(torch.get_rng_state(), before)
+    with on_meta(), torch.device("cpu"):  # somebody's own network that reads its weights while it is built
+        assert nn.Linear(8, 8).weight.std() > 0
+    torch.manual_seed(0)
     weights = [parameter for parameter in build(ModelSpec(model="resnet8"), 10, 32).parameters() if parameter.ndim > 1]
     assert all(weight.std() > 0 for weight in weights) and not torch.equal(torch.get_rng_state(), before)
 
 
 def test_flops_are_the_same_with_memory_and_without() -> None:
     counts = []
-    for size in (32, 224):
-        with unfilled(size) as device:
+    for place in (unfilled, on_meta):
+        with place() as device:
             layer = nn.Conv2d(3, 8, 3, padding=1)
         with torch.no_grad(), flop_counter() as counter:
             layer(torch.zeros(1, 3, 32, 32, device=device))

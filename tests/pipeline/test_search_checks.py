@@ -132,6 +132,15 @@ CASES = {
         searched({"scheduler": "hyperband", "searcher": "gp"}),
         "search.searcher: hyperband fills its brackets before any trial ends, and gp would learn nothing",
     ),
+    "hyperband and so many at a time": Case(
+        searched({"scheduler": "hyperband", "concurrent": 2}),
+        "search.concurrent: hyperband has all trials of a bracket wait for each other, and they run as there is room",
+    ),
+    "validation that a trial does not have": Case(
+        searched({"space": {"data.validation": [0.0, 0.1]}}, **OWN_TEACHER),
+        "data.validation leaves none. Raise data.validation. Or: Search by loss/total: test takes part in no choice "
+        "Tried: data.validation=0.0",
+    ),
     "keys in a tracking URI": Case(
         searched({"mlflow": "http://me:secret@localhost:5000"}), "search.mlflow: keys stand in the URI"
     ),
@@ -186,7 +195,11 @@ GOOD = {
     ),
     "a population": searched({"scheduler": "pbt", "space": {**WEIGHT, **LR}}, **OWN_TEACHER),
     "a loss": searched({"metric": "loss/kd"}),
+    "a loss that begins late": searched(
+        {"metric": "loss/kd"}, objectives={"kd": {"schedule": {"type": "taper", "epochs": 9}}}, train={"epochs": 10}
+    ),
     "brackets": searched({"scheduler": "hyperband"}),
+    "brackets and a seed": searched({"scheduler": "hyperband", "searcher": {"seed": 3}}),
     "a budget": searched({"at": {"epochs": 1}, "scheduler": "asha"}),
 }
 

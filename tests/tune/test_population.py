@@ -48,6 +48,8 @@ class Lab:
         self.goal = Goal("val/top1", mode)
         self.fail: dict[int, int] = {}  # trial -> epoch in which it fails
         self.refuse: dict[int, int] = {}  # trial -> epoch that its store does not let it finish
+        self.keep_out: set[int] = set()  # trials whose artifact the store does not take
+        self.kept_out: set[int] = set()  # and did not take in an earlier command
         self.kill_keep: int | None = None  # journal entries until the command is killed
         self.before_keep = False
         self.order: list[tuple[int, int]] = []
@@ -100,7 +102,8 @@ class Lab:
         assert config["number"] == number and json.loads(config["lineage"]) == trial["lineage"]
         assert json.loads(config["changes"]) == trial["changes"]
         states = self.state(number)
-        assert len(states) == trial["epochs"] < config["until"] <= self.max_epochs
+        assert len(states) == trial["epochs"] <= config["until"] <= self.max_epochs
+        assert trial["epochs"] < config["until"] or number in self.keep_out | self.kept_out
         rows = []
         for epoch in range(trial["epochs"] + 1, config["until"] + 1):
             if self.fail.get(number) == epoch:
@@ -116,7 +119,8 @@ class Lab:
             value = sum(self.worth(*map(int, each.split(":"))) for each in states) / 100
             rows.append({"epoch": epoch, "val/top1": value, "seconds": 1.0})
         take_rows(trial, rows, self.goal)
-        trial["state"] = "done" if trial["epochs"] == self.max_epochs else "waiting"
+        ends = trial["epochs"] == self.max_epochs and number not in self.keep_out
+        trial["state"] = "done" if ends else "waiting"
         self._write(trial)
 
     def run(self, generations: int | None = None) -> list[Trial]:
@@ -240,6 +244,14 @@ def test_one_that_cannot_go_on_waits_for_the_next_command(tmp_path: Path) -> Non
     lab.refuse = {}
     assert [trial["epochs"] for trial in lab.run()] == [6] * 8
     assert {trial["state"] for trial in lab.trials()} == {"done"}
+
+
+def test_one_that_cannot_be_written_waits_for_the_next_command(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.keep_out = {5}
+    assert [trial["state"] for trial in lab.run()] == ["waiting" if n == 5 else "done" for n in range(8)]
+    lab.kept_out, lab.keep_out = {5}, set()
+    assert {trial["state"] for trial in lab.run()} == {"done"}
 
 
 def test_when_all_fail_it_ends(tmp_path: Path) -> None:

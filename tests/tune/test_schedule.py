@@ -232,6 +232,24 @@ def test_a_bracket_goes_on_without_a_trial_that_is_gone(end: str) -> None:
     assert bracket.trials_to_unpause & set(left[:2])
 
 
+def test_trials_that_are_past_several_cuts_are_cut_at_once() -> None:
+    """They come from an earlier command, with epochs of their own."""
+    scheduler = made("hyperband")
+    controller = Controller(scheduler)
+    live = [Live({"number": number}, str(number)) for number in range(3 + 5 + 3)]
+    for each in live:
+        scheduler.on_trial_add(controller, each)
+    last = live[8:]
+    bracket = scheduler._trial_info[last[0]][0]
+    assert bracket._live_trials.keys() == set(last) and bracket._halves == 2
+    for at, trial in enumerate(last):
+        trial.status = "RUNNING"
+        said = scheduler.on_trial_result(controller, trial, {EPOCH: 5, OBJECTIVE: at / 10})
+        trial.status = {"CONTINUE": "RUNNING", "PAUSE": "PAUSED", "STOP": "TERMINATED"}[said]
+    assert [trial.status for trial in last] == ["TERMINATED", "TERMINATED", "RUNNING"]
+    assert bracket._halves == 0
+
+
 def test_a_trial_is_never_stopped_at_its_last_epoch() -> None:
     """There it ends by itself, with its model evaluated and written."""
     for kind in ("asha", "median"):
