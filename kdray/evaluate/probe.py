@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kdray.evaluate.features import Features
 from kdray.experiment import LinearProbe
-from kdray.models.eager import left_alone, uncompiled
+from kdray.models.eager import uncompiled
 
 
 def linear_probe(
@@ -50,7 +50,6 @@ def _fit(head: nn.Linear, x: torch.Tensor, labels: torch.Tensor, options: Linear
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     batch = min(options.batch, len(x))
     steps = -(-len(x) // batch)
-    left_alone(torch.optim.Optimizer)
     optimizer = uncompiled(torch.optim.SGD)(
         head.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
     )

@@ -14,31 +14,28 @@ Kind = TypeVar("Kind", bound=Optimizer)
 MARKED = torch._disable_dynamo(lambda: None).__code__  # of every function that torch marks so
 
 
-def left_alone(*owners: type) -> None:
-    """Have torch call the methods of `owners` that it marks as not to be compiled without asking its compiler first.
-
-    To ask, torch imports the compiler, seconds of CPU in every process, as soon as an optimizer is made or FLOPs are
-    counted. Nothing that kdray compiles calls these methods.
-    """
-    for owner in owners:
-        for method in vars(owner).values():
-            if getattr(method, "__code__", None) is MARKED:
-                _leave(method.__wrapped__)
-
-
 def flop_counter() -> FlopCounterMode:
     """A context that counts the FLOPs of what runs in it, and prints nothing."""
-    left_alone(_FlopCounterMode)
+    _leave_alone(_FlopCounterMode)
     return FlopCounterMode(display=False)
 
 
 @cache
 def uncompiled(kind: type[Kind]) -> type[Kind]:
-    """The optimizer `kind`, whose step does not import torch's compiler to tell it that no gradients are wanted."""
+    """The optimizer `kind`, which does not import torch's compiler: its step would, to say that no gradients are
+    wanted."""
+    _leave_alone(Optimizer)
     step = torch.no_grad()(inspect.unwrap(kind.step))
     return cast(type[Kind], type(kind.__name__, (kind,), {"step": step}))
 
 
-def _leave(method: Any) -> None:
-    # The answer that the compiler gave, as torch keeps it.
-    method.__dict__.setdefault("__dynamo_disable", method)
+def _leave_alone(owner: type) -> None:
+    """Have torch call the methods of `owner` that it marks as not to be compiled without asking its compiler first.
+
+    To ask, torch imports the compiler, seconds of CPU in every process, as soon as an optimizer is made or FLOPs are
+    counted. Nothing that kdray compiles calls these methods.
+    """
+    for marked in vars(owner).values():
+        if getattr(marked, "__code__", None) is MARKED:
+            method: Any = marked.__wrapped__
+            method.__dict__.setdefault("__dynamo_disable", method)  # the compiler's answer, where torch keeps it

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from kdray.experiment import Train
-from kdray.models.eager import left_alone, uncompiled
+from kdray.models.eager import uncompiled
 
 
 def base_lr(train: Train) -> float:
@@ -70,7 +70,6 @@ def follow_weight_decay(optimizer: torch.optim.Optimizer, train: Train, modules:
 
 def make_optimizer(train: Train, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
     """Build the optimizer of `train` over the trainable parameters of `modules` (one fused kernel per step)."""
-    left_alone(torch.optim.Optimizer)
     config = train.optimizer
     groups = parameter_groups(modules, config.weight_decay, config.decay_norm_and_bias)
     lr = base_lr(train)
